@@ -8,8 +8,9 @@ those of an array too. A handle, or a value in :class:`Fixed`, stands in its pos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Number
 from typing import Any, Generic, TypeVar
 
 from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
@@ -17,6 +18,7 @@ from handoff_mpi.arrays.linked_inputs import LinkedInput, tree_of
 from handoff_mpi.arrays.links import Link
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput
+from handoff_mpi.binding import find_binding_problem
 from handoff_mpi.dag.call_template import ELEMENT, Placeholder
 from handoff_mpi.dag.element_source import ElementSource
 from handoff_mpi.dag.function import (
@@ -183,10 +185,12 @@ _OTHER_WORDS = {
 }
 _SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 #: Why some options are refused.
-_REFUSED = {
-    "type": "an array cannot be inline, as each element is a call of its own; leave out type=",
-    "argument_inclusion": "an array passes its elements one by one; leave out argument_inclusion=, and map over lists",
+REFUSED = {
+    "type": "it cannot be inline, as it is many calls; leave out type=",
+    "argument_inclusion": "each call takes one item of each iterable; leave it out, and give lists of lists",
 }
+#: The remedy for an argument that is not iterable.
+_OF_ALL = "pass Fixed(...) of it if each element takes it whole"
 
 
 def declare_array(
@@ -203,12 +207,17 @@ def declare_array(
     name = name_of(function)
     where = f"map({name})"
     check_options(options, where)
+    fixed = unwrapped(options.get("fixed"), where)
     window, source = plain(options.get("window")), None
     if window is None:
         positions, elements = _read_arguments(iterables, where)
     else:
         check_window(window, options.get("max_failures"), where)
         positions, elements, source = _windowed_arguments(iterables, window, where)
+    problem = find_binding_problem(function, len(positions), fixed)
+    if problem:
+        remedy = "; give an iterable for it, or pass it by name in fixed" if " missing " in problem else ""
+        raise DAGError(f"{problem}{remedy}", where)
     declared = {option: value for option, value in options.items() if option not in OWN_OPTIONS}
     id = options.get("id")
     return ArrayFunction(
@@ -220,7 +229,7 @@ def declare_array(
         id=unique_id(name) if id is None else id,
         code=function,
         extra_args=positions,
-        kwargs=unwrapped(options.get("fixed")),
+        kwargs=fixed,
         **declared,
     )
 
@@ -237,17 +246,26 @@ def with_declared(code: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str,
     return function, {**inherited, **options}
 
 
-def check_options(options: Mapping[str, Any], where: str) -> None:
+def check_options(
+    options: Mapping[str, Any],
+    where: str,
+    known: Collection[str] = ARRAY_OPTIONS,
+    refused: Mapping[str, str] = REFUSED,
+) -> None:
     """Refuse options that an array does not have.
+
+    Args:
+        known: those that it has.
+        refused: why some others are refused.
 
     Raises:
         DAGError: naming them.
     """
-    others = [name for name in options if name not in ARRAY_OPTIONS]
-    problems = [f"{where}: {_REFUSED[name]}" for name in others if name in _REFUSED]
-    unknown = [name for name in others if name not in _REFUSED]
+    others = [name for name in options if name not in known]
+    problems = [f"{where}: {refused[name]}" for name in others if name in refused]
+    unknown = [name for name in others if name not in refused]
     if unknown:
-        problems.append(f"{where} {describe_unknown(unknown, ARRAY_OPTIONS, _SYNONYMS)}")
+        problems.append(f"{where} {describe_unknown(unknown, known, _SYNONYMS)}")
     if problems:
         raise DAGError(problems)
 
@@ -262,7 +280,7 @@ def _read_arguments(iterables: Sequence[Any], where: str) -> tuple[list[Any], tu
             positions.append(each.value if type(each) is Fixed else each)
             continue
         positions.append(Placeholder(ELEMENT, len(elements)))
-        elements.append(read_elements(each, number, where))
+        elements.append(read_elements(each, f"argument {number}", where))
         lengths[number] = len(elements[-1])
     _check_lengths(lengths, iterables, where)
     return positions, tuple(elements)
@@ -277,7 +295,7 @@ def _windowed_arguments(
         if type(each) in LISTS:
             remedy = "map over it without window=: its elements are taken as they are done"
             raise DAGError(f"argument {number} is {show(each)}, values of an array, with window=; {remedy}", where)
-        _check_iterable(each, number, where)
+        check_iterable(each, f"argument {number}", where)
     _check_lengths(dict.fromkeys(of_elements, 0), iterables, where)
     places = {number: place for place, number in enumerate(of_elements)}
     positions = [
@@ -302,16 +320,19 @@ def check_window(size: Any, max_failures: Any, where: str) -> None:
         raise DAGError(f"{what}; give a whole number", where)
 
 
-def read_elements(values: Any, number: int, where: str) -> ElementInput:
-    """Return the elements of argument ``number``.
+def read_elements(values: Any, name: str, where: str, remedy: str = _OF_ALL) -> ElementInput:
+    """Return the elements of an argument.
+
+    Args:
+        name: of the argument.
+        remedy: what to pass instead of something that is not iterable.
 
     Raises:
         DAGError: it has none that can be used.
     """
-    name = f"argument {number}"
     if type(values) in LISTS:
         return LinkedInput(values.id, values.array_count, values.elements, name)
-    _check_iterable(values, number, where)
+    check_iterable(values, name, where, remedy)
     try:
         elements = freeze_elements(values, name)
     except DAGError as error:
@@ -321,11 +342,16 @@ def read_elements(values: Any, number: int, where: str) -> ElementInput:
     return elements
 
 
-def _check_iterable(values: Any, number: int, where: str) -> None:
+def check_iterable(values: Any, name: str, where: str, remedy: str = _OF_ALL) -> None:
+    """Refuse an argument over whose items nobody can iterate.
+
+    Raises:
+        DAGError: saying so.
+    """
     kind = type(values)
-    if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")):
-        remedy = "pass Fixed(...) of it if each element takes it whole"
-        raise DAGError(f"argument {number} is {show(values)}, which is no iterable; {remedy}", where)
+    is_number = isinstance(values, Number)  # scalars of numpy have the methods of arrays
+    if is_number or not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")):
+        raise DAGError(f"{name} is {show(values)}, which is not iterable; {remedy}", where)
 
 
 def _check_lengths(lengths: Mapping[int, int], iterables: Sequence[Any], where: str) -> None:
@@ -337,21 +363,28 @@ def _check_lengths(lengths: Mapping[int, int], iterables: Sequence[Any], where: 
     if not iterables:
         raise DAGError("it takes at least one iterable behind the function", where)
     if not lengths:
-        what = f"each element would take the same arguments, such as {show(iterables[0])}"
-        remedy = "a value that is not known before the run cannot be mapped; give an iterable, such as range(count)"
-        raise DAGError(f"{what}; {remedy}", where)
+        first = iterables[0]
+        what = "no argument has elements"
+        if type(first) is not Fixed:
+            what += f": {show(first)} stands for a value that is not known before the run"
+        raise DAGError(f"{what}; give an iterable too, such as range(count)", where)
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"argument {number} has {length:,}" for number, length in lengths.items())
         remedy = "give iterables of one length, and Fixed(...) of what each element takes whole"
         raise DAGError(f"the iterables have different lengths: {shown}; {remedy}", where)
 
 
-def unwrapped(fixed: Any) -> Any:
-    """Return keyword arguments without the :class:`Fixed` around values, which are the same for all elements anyway."""
+def unwrapped(fixed: Any, where: str) -> dict[str, Any]:
+    """Return keyword arguments without the :class:`Fixed` around values, which are the same for all elements anyway.
+
+    Raises:
+        DAGError: ``fixed`` does not map names to values.
+    """
     if fixed is None:
         return {}
-    if not isinstance(fixed, Mapping):
-        return fixed  # validation says so
+    if not isinstance(fixed, Mapping) or not all(isinstance(name, str) for name in fixed):
+        what = f"fixed is {show(fixed)}, and must map names of parameters to values"
+        raise DAGError(f"{what}; write fixed={{'name': value}}", where)
     return {name: each.value if type(each) is Fixed else each for name, each in fixed.items()}
 
 
@@ -372,14 +405,16 @@ def call_each(code: Any, iterables: Sequence[Any], options: Mapping[str, Any]) -
     """
     where = f"map({name_of(code)})"
     check_options(options, where)
-    fixed = unwrapped(options.get("fixed"))
+    if options.get("window") is not None:
+        check_window(plain(options["window"]), options.get("max_failures"), where)
+    fixed = unwrapped(options.get("fixed"), where)
     columns: list[Iterable[Any]] = []
     lengths: dict[int, int] = {}
     for number, each in enumerate(iterables, 1):
         if type(each) is Fixed:
             columns.append(itertools.repeat(each.value))
             continue
-        _check_iterable(each, number, where)
+        check_iterable(each, f"argument {number}", where)
         columns.append(column := [*each])
         lengths[number] = len(column)
     _check_lengths(lengths, iterables, where)

@@ -60,8 +60,13 @@ def _count(function: Function) -> int:
     return count + len(function.extra_args)
 
 
+def find_argument_problem(function: Function) -> str:
+    """Return why the code of ``function`` does not take its arguments, as Python words it; empty if it may."""
+    return find_binding_problem(function.code, _count(function), function.kwargs)
+
+
 def _find_problems_call(function: Function) -> Iterator[str]:
-    problem = find_binding_problem(function.code, _count(function), function.kwargs)
+    problem = find_argument_problem(function)
     if problem:
         yield problem
     if function.type != INLINE:  # whose value is used where it is made

@@ -13,9 +13,13 @@ from typing import Any
 from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput
 from handoff_mpi.binding import find_binding_problem
 from handoff_mpi.dag.arrays import (
+    ARRAY_OPTIONS,
     BROADCAST,
     OWN_OPTIONS,
+    REFUSED,
     ArrayFunction,
+    Fixed,
+    check_iterable,
     check_options,
     name_of,
     read_elements,
@@ -31,6 +35,16 @@ from handoff_mpi.numerals import plain
 
 #: So many values are folded by one element, unless the user says otherwise.
 DEFAULT_FAN_IN = 64
+_OPTIONS = ARRAY_OPTIONS - {"max_failures", "window"} | {"fan_in"}
+#: Why some options are refused.
+_REFUSED = {
+    **REFUSED,
+    "max_failures": "a fold has no value if any of its elements has failed; leave out max_failures=",
+    "window": "the blocks of a fold depend on the number of values; leave out window=",
+    "initial": "it has no initial value; put one among the values",
+    "argument_inclusion": "each call gets two values; leave out argument_inclusion=",
+}
+_ITERABLE = "pass an array, or an iterable of values"
 
 
 class Fold:
@@ -61,12 +75,14 @@ def declare_fold(
     """
     function, options = with_declared(code, options)
     where = _checked(function, fan_in, options)
+    if type(values) is Fixed:
+        raise DAGError(f"values is {show(values)}, which is one value; pass an array, or an iterable", where)
     if type(values) in BROADCAST:
         remedy = "pass an array, or an iterable; a function of its own folds a list that another one returns"
         raise DAGError(f"{show(values)} stands for a value that is not known before the run; {remedy}", where)
     name = name_of(function)
     id = unique_id(name) if options.get("id") is None else options["id"]
-    elements = read_elements(values, 2, where)
+    elements = read_elements(values, "values", where, _ITERABLE)
     if not len(elements):
         raise DAGError("there is nothing to fold; give at least one value", where)
     declared = {option: value for option, value in options.items() if option not in OWN_OPTIONS}
@@ -77,12 +93,12 @@ def declare_fold(
         before = [ArrayFunction((elements,), None, id=values_id, code=_itself, extra_args=itself)]
         elements = LinkedInput(values_id, len(elements), range(len(elements)), elements.name)
     fold = ArrayFunction(
-        (FoldedInput(elements, plain(fan_in), id, "argument 2"),),
+        (FoldedInput(elements, plain(fan_in), id, elements.name),),
         options.get("chunk"),
         id=id,
         code=Fold(function),
         extra_args=[Placeholder(ELEMENT, 0)],
-        kwargs=unwrapped(options.get("fixed")),
+        kwargs=unwrapped(options.get("fixed"), where),
         **declared,
     )
     return [*before, fold]
@@ -98,17 +114,12 @@ def _checked(function: Any, fan_in: Any, options: Mapping[str, Any]) -> str:
         what = f"reduce takes the function first, and the values behind it; {show(function)} cannot be called"
         raise DAGError(what)
     where = f"reduce({name_of(function)})"
-    if "max_failures" in options:
-        raise DAGError("a fold has no value if any of its elements has failed; leave out max_failures=", where)
-    if "window" in options:
-        raise DAGError("the blocks of a fold depend on the number of values; leave out window=", where)
-    check_options(options, where)
+    check_options(options, where, _OPTIONS, _REFUSED)
     if type(plain(fan_in)) is not int or fan_in < 2:
         raise DAGError(f"fan_in must be a whole number from 2, not {show(fan_in)}", where)
     if inspect.iscoroutinefunction(function):
         raise DAGError("it is an async function; fold with a plain function of two values", where)
-    fixed = unwrapped(options.get("fixed"))
-    problem = find_binding_problem(function, 2, fixed if isinstance(fixed, Mapping) else ())
+    problem = find_binding_problem(function, 2, unwrapped(options.get("fixed"), where))
     if problem:
         raise DAGError(f"it is called with two values: {problem}", where)
     return where
@@ -121,7 +132,8 @@ def fold_here(code: Any, values: Any, fan_in: int, options: Mapping[str, Any]) -
         DAGError: an option is unknown, or there are no values.
     """
     where = _checked(code, fan_in, options)
-    fold, fixed = functools.partial(Fold(code), **unwrapped(options.get("fixed"))), plain(fan_in)
+    fold, fixed = functools.partial(Fold(code), **unwrapped(options.get("fixed"), where)), plain(fan_in)
+    check_iterable(values, "values", where, _ITERABLE)
     level: Sequence[Any] = [*values]
     if not level:
         raise DAGError("there is nothing to fold; give at least one value", where)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeA
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.handle import (
+    AS_ARGUMENT,
     HANDLES,
     OF_ARRAYS,
     ArrayElement,
@@ -108,8 +109,7 @@ class Argument(StandsForValue):  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise UnresolvedHandle(
-            f"Argument({show(self.id)}) stands for a value that does not exist until the run; "
-            "pass it as an argument of its own"
+            f"Argument({show(self.id)}) stands for a value that does not exist until the run; {AS_ARGUMENT}"
         )
 
 

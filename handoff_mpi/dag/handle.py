@@ -18,6 +18,9 @@ class UnresolvedHandle(TypeError):
     """A handle or :class:`Argument` was about to be pickled where no rank would put a value into its place."""
 
 
+#: The remedy for a handle that stands where nothing puts a value in its place.
+AS_ARGUMENT = "pass it as an argument of its own"
+
 if TYPE_CHECKING:
     #: Type checkers take a handle for a value of any type, as typeshed has it for a Mock: it is given instead of one.
     StandsForValue: TypeAlias = Any
@@ -63,9 +66,7 @@ class Handle(StandsForValue):  # type: ignore[misc]
         return self
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise UnresolvedHandle(
-            f"{self!r} stands for a value that does not exist until the run; pass it as an argument of its own"
-        )
+        raise UnresolvedHandle(f"{self!r} stands for a value that does not exist until the run; {AS_ARGUMENT}")
 
     __hash__ = object.__hash__
 

@@ -13,8 +13,13 @@ from typing import Any
 from handoff_mpi.arrays.digests import NO_DIGEST, DigestObject, hashed
 from handoff_mpi.arrays.inputs import ElementInput, ListInput, Piece
 from handoff_mpi.dag.function import INLINE, REFERENCES, Argument, Function, input_id
+from handoff_mpi.dag.handle import AS_ARGUMENT, UnresolvedHandle
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
+
+#: So many elements are named that cannot be sent.
+_MAX_NAMED = 3
+_AS_ELEMENT = "make it an element, in an iterable of its own"
 
 
 class HandleInput(ElementInput):
@@ -76,6 +81,17 @@ def with_handles(elements: ElementInput, where: str) -> ElementInput:
             what = f"element {index:,} of {elements.name} is {show(each)}, and an element has no codec"
             raise DAGError(f"{what}; pass a handle without serialize and deserialize", where)
     return found
+
+
+def encode_elements(elements: ElementInput) -> Iterator[str]:
+    """Encode elements; yield what is wrong with those that cannot be sent."""
+    try:
+        elements.encode()
+    except DAGError as error:
+        for problem in error.problems[:_MAX_NAMED]:  # if a handle is inside of an element, with what to do about that
+            yield problem.replace(f"{UnresolvedHandle.__name__}: ", "").replace(AS_ARGUMENT, _AS_ELEMENT)
+        if (more := len(error.problems) - _MAX_NAMED) > 0:
+            yield f"and {more:,} more elements of {elements.name}"
 
 
 def references_of(elements: Iterable[ElementInput]) -> Iterator[tuple[int, int, Any]]:

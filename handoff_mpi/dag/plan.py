@@ -24,7 +24,7 @@ from handoff_mpi.dag.faults import Faults, without_addresses
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle
-from handoff_mpi.dag.handle_elements import references_of
+from handoff_mpi.dag.handle_elements import encode_elements, references_of
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
@@ -48,8 +48,6 @@ from handoff_mpi.serialization import (
 )
 from handoff_mpi.suggestions import KnownNames
 
-#: So many elements of an input are named that cannot be sent.
-_MAX_NAMED_ELEMENTS = 3
 #: Stands in the table of functions for a lease of an array, of which the scheduler has the specification.
 _OF_A_LEASE = TaskSpec((), parse_cost(None))
 #: What is pickled of constants where it does not matter what values they get.
@@ -325,12 +323,7 @@ class Plan:
         if handles:
             self.arrays[number] = replace(self.arrays[number], handles=handles)
         for elements in array.elements:
-            try:
-                elements.encode()
-            except DAGError as error:
-                yield from (f"function {show(array.id)}: {each}" for each in error.problems[:_MAX_NAMED_ELEMENTS])
-                if (more := len(error.problems) - _MAX_NAMED_ELEMENTS) > 0:
-                    yield f"function {show(array.id)}: and {more:,} more elements of {elements.name}"
+            yield from (f"function {show(array.id)}: {each}" for each in encode_elements(elements))
 
     def _spec(self, number: int, settings: _Settings, group: int | None, keep: bool, stays: bool) -> TaskSpec:
         sources, code = self.sources[number], self.call_templates[number][0][0]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from handoff_mpi.binding import PASSES_ON
 from handoff_mpi.carried_modules import look_up
 from handoff_mpi.dag.arrays import DECLARED, call_each
+from handoff_mpi.dag.calls import find_argument_problem
 from handoff_mpi.dag.folding import DEFAULT_FAN_IN, fold_here
 from handoff_mpi.dag.function import Function, describe_unknown
 from handoff_mpi.dag.graph import current_dag
@@ -73,6 +74,7 @@ class Task(Generic[P, R]):
         functools.update_wrapper(self, code)
         self.code = code  # after what the code's own attributes may have been called
         self._options = options
+        self._accepted: set[tuple[object, ...]] = set()
         self._was_called_outside = False
         self.__name__ = self._name()  # a partial has none, and help() wants one
 
@@ -98,7 +100,21 @@ class Task(Generic[P, R]):
         while lead < len(args) and type(args[lead]) in HANDLES:
             lead += 1
         function = Function(id, args[:lead], self.code, args[lead:], kwargs, **options)
+        self._check_arguments(function)
         return dag.add_function(function)  # which stands for a value of type R
+
+    def _check_arguments(self, function: Function) -> None:
+        """Refuse arguments that the code does not take, in the line that calls it; those of one shape are checked once.
+
+        Raises:
+            DAGError: as Python words it.
+        """
+        shape = (len(function.args), len(function.extra_args), *function.kwargs)
+        if shape not in self._accepted:
+            problem = find_argument_problem(function)
+            if problem:
+                raise DAGError(problem)
+            self._accepted.add(shape)
 
     @overload
     def map(self: Callable[[A], R], each: Each[A], /, **options: Unpack[MapOptions]) -> list[R]: ...

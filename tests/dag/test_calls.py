@@ -63,13 +63,19 @@ def test_arguments_are_bound_as_they_will_be_given():
     ]
 
 
-def test_tasks_and_inline_functions_are_bound_too():
+def test_a_call_of_a_task_is_refused_in_its_line():
+    inline, as_list = task(one, type="inline"), task(one, argument_inclusion="as_list")
     with DAG("d") as dag:
-        task(one)(1, 2)
-        task(one, type="inline")()
-    with pytest.raises(DAGError) as caught:
-        dag.validate()
-    assert len(caught.value.problems) == 2
+        handles = [inline(1), as_list(), as_list(inline(2), inline(3))]
+        for call, says in (
+            (lambda: task(one)(1, 2), r"^one\(\) takes 1 positional argument but 2 were given$"),
+            (inline, r"^one\(\) missing 1 required positional argument: 'x'$"),
+            (lambda: inline(y=1), r"^one\(\) got an unexpected keyword argument 'y'$"),
+            (lambda: as_list(handles[0], 1), r"^one\(\) takes 1 positional argument but 2 were given$"),
+        ):
+            with pytest.raises(DAGError, match=says):
+                call()
+    assert len(dag.validate()) == 5
 
 
 def test_a_fault_is_told_once_with_how_many_functions_have_it():

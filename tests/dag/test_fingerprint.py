@@ -1074,7 +1074,7 @@ from handoff_mpi import DAG, Function, task
 with DAG("d") as dag:
     dag.add_function(Function(("t", frozenset({"a", "b", "c"})), (), sibling, [{"p", "q", "r"}]))
     dag.add_function(Function("sink", [("t", frozenset({"a", "b", "c"}))], sink, [(), NODE, {"k": {"l", "m"}}]))
-    task(work)(Shape(2), Colour.RED, {Point(1, 2).x, "s", "t"})
+    task(work)([Shape(2), Colour.RED, {Point(1, 2).x, "s", "t"}])
 """
 
 SHOW = """

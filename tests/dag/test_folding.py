@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from handoff_mpi import DAG, Argument, DAGError, Fixed, Handle, task
+from handoff_mpi import DAG, Argument, DAGError, Fixed, Function, Handle, task
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.folding import Fold, fold_here
 from handoff_mpi.dag.handle import ArrayHandle
@@ -33,8 +33,22 @@ REFUSED = {
     "an empty slice": (lambda dag: dag.reduce(add, XS[3:]), "nothing to fold"),
     "a value that is not known": (lambda dag: dag.reduce(add, Handle("x")), "not known before the run; pass an array"),
     "an Argument": (lambda dag: dag.reduce(add, Argument("x")), "not known before the run"),
-    "a number": (lambda dag: dag.reduce(add, 5), "argument 2 is 5, which is no iterable"),
-    "a fixed value": (lambda dag: dag.reduce(add, Fixed([1])), "not known before the run"),
+    "a number": (lambda dag: dag.reduce(add, 5), "values is 5, which is not iterable; pass an array, or an iterable"),
+    "a fixed value": (
+        lambda dag: dag.reduce(add, Fixed([1])),
+        r"values is Fixed\(.*, which is one value; pass an array",
+    ),
+    "fixed": (lambda dag: dag.reduce(add, [1], fixed=[1]), r"^reduce\(add\): fixed is \[1\], and must map names"),
+    "a window": (lambda dag: dag.reduce(add, [1], window=5), "^reduce.* number of values; leave out window="),
+    "an initial value": (lambda dag: dag.reduce(add, [1], initial=5), "no initial value; put one among the values"),
+    "as a list": (
+        lambda dag: dag.reduce(add, [1], argument_inclusion="as_list"),
+        "two values; leave out argument_incl",
+    ),
+    "an unknown option": (
+        lambda dag: dag.reduce(add, [1], wide=5),
+        "all: chunk, cost, cwd, env, fan_in, fixed, id, max_r",
+    ),
     "a function of one": (lambda dag: dag.reduce(one, [1]), "called with two values: .*takes 1 positional argument"),
     "an async function": (lambda dag: dag.reduce(later, [1]), "async function; fold with a plain function"),
     "a fan-in of one": (lambda dag: dag.reduce(add, [1], fan_in=1), "fan_in must be a whole number from 2, not 1"),
@@ -96,6 +110,20 @@ def test_plain_calls_fold_in_the_same_order():
     assert fold_here(functools.partial(lambda a, b, by: a + by * b, by=1), [1, 2], 2, {"fixed": {"by": 3}}) == 7
     with pytest.raises(DAGError, match="nothing to fold"):
         fold_here(add, [], 64, {})
+    for values, options, says in (
+        (3, {}, "values is 3, which is not iterable"),
+        ([1], {"fixed": [1]}, "must map names"),
+    ):
+        with pytest.raises(DAGError, match=rf"^reduce\(add\): .*{says}"):
+            task(add).reduce(values, **options)
+
+
+def test_a_handle_inside_a_value_is_refused_with_a_remedy():
+    dag = DAG()
+    h = dag.add_function(Function("h", (), one, [1]))
+    dag.reduce(add, [1, [h]])
+    with pytest.raises(DAGError, match=r"element 1 of values cannot be sent to a rank: Handle.*; make it an element"):
+        Plan().add(dag.validate())
 
 
 def test_a_fold_is_called_by_the_name_of_its_function():

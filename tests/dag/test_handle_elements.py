@@ -87,7 +87,7 @@ def test_what_has_no_value_is_refused(kind):
 
 def test_a_handle_inside_an_element_is_refused_with_a_remedy():
     dag = with_elements([1, [H], (2, H)])
-    with pytest.raises(DAGError, match=r"element 1 of argument 1 cannot be sent .*pass it as an argument of its own"):
+    with pytest.raises(DAGError, match=r"element 1 of argument 1 cannot be sent to a rank: Handle.*make it an element"):
         Plan().add(dag.validate())
 
 

@@ -142,6 +142,23 @@ def test_arguments_that_are_missing_are_told_to_be(in_process, tmp_path, capsys)
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("task(fit)(1)", "fit() missing 1 required positional argument: 'y'"),
+        ("task(fit)(1, 2, z=3)", "fit() got an unexpected keyword argument 'z'"),
+        ("dag.map(fit, [1])", "map(fit): fit() missing 1 required positional argument: 'y'; give an iterable for it"),
+        ("dag.reduce(len, 5)", "reduce(len): values is 5, which is not iterable"),
+    ],
+)
+def test_a_call_without_an_argument_is_refused_with_its_line(in_process, tmp_path, capsys, line, says):
+    head = "from handoff_mpi import DAG, task\n\ndef fit(x, y):\n    return x\n\nwith DAG() as dag:\n    "
+    path = tmp_path / "dag.py"
+    path.write_text(f"{head}{line}\n")
+    assert handoff_mpi.cli.main(["check", str(path)]) == 2
+    assert f"{path}, line 7: {says}" in capsys.readouterr().err
+
+
 def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "dag.py").write_text(DAG + "os.chdir('elsewhere')\n")

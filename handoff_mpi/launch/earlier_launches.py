@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import shown
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, Plan
@@ -87,6 +88,20 @@ class EarlierLaunches:
         return functions + sum(map(len, self.resumed.array_values.values()))
 
     @property
+    def of_windowed(self) -> list[str]:
+        """The words for the elements of each windowed array: they are compared with earlier ones as they come."""
+        found = []
+        for task, array in self._plan.arrays.items():
+            if array.window is not None:
+                have = IntervalSet()
+                for each in self.resumed.earlier_elements.get(task, ()):
+                    have.update(each.values.have)
+                many = f"{counted(len(have), 'element')} {'has a value' if len(have) == 1 else 'have values'}"
+                kept = f"{many}, kept where the iterables give the same again" if have else "no element has a value"
+                found.append(f"of {shown(self._plan.ids[task])} {kept}")
+        return found
+
+    @property
     def noun(self) -> str:
         """The noun for what the run consists of."""
         return "calls" if self._plan.arrays else "functions"
@@ -98,7 +113,9 @@ class EarlierLaunches:
             which: names this launch.
         """
         if any(launch.tasks for launch in self.history.launches):  # of --fresh nothing is left but the number
-            yield f"{which}: {self.calls_done:,} of {self.calls:,} {self.noun} are done"
+            of_windowed = self.of_windowed
+            are_done = [f"{self.calls_done:,} of {self.calls:,} {self.noun} are done"]
+            yield f"{which}: {'; '.join([*(are_done if self.calls or not of_windowed else ()), *of_windowed])}"
         if self.history.done or self.history.arrays:
             if self.marks.notes:
                 yield _unknown(self.marks.notes)
@@ -169,6 +186,7 @@ class ResumeForecast:
         noun: for what these are.
         again: those that would run again, by reason, the most frequent first.
         accepted: which values would be kept, though their functions have changed, in lines.
+        of_windowed: what there is of windowed arrays, whose elements are in no count; see :class:`EarlierLaunches`.
     """
 
     run_dir: str
@@ -179,6 +197,7 @@ class ResumeForecast:
     noun: str
     again: Sequence[Again]
     accepted: Sequence[str] = ()
+    of_windowed: Sequence[str] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return it for ``check --json``."""
@@ -188,9 +207,11 @@ class ResumeForecast:
 
     def lines(self) -> Iterator[str]:
         """Yield what ``check`` prints."""
-        runs = f"{self.calls - self.calls_done:,} of {self.calls:,} {self.noun} would run"
-        done = f"{self.calls_done:,} {'is' if self.calls_done == 1 else 'are'} done"
-        yield f"with --run-dir {self.run_dir} {runs}; {done}"
+        parts = [*self.of_windowed]
+        if self.calls or not parts:
+            done = f"{self.calls_done:,} {'is' if self.calls_done == 1 else 'are'} done"
+            parts[:0] = f"{self.calls - self.calls_done:,} of {self.calls:,} {self.noun} would run", done
+        yield f"with --run-dir {self.run_dir} {'; '.join(parts)}"
         yield from self.accepted
         if self.again:
             yield "an earlier launch has done these, and they would run again:"
@@ -235,5 +256,5 @@ def forecast_resume(dag: DAG, options: RunOptions, directory: str) -> ResumeFore
             elements = [earlier.changes.elements(task) if task in plan.arrays else 0 for task in tasks[:_MAX_NAMED]]
             named.append(Again(why, len(tasks), [shown(plan.ids[task]) for task in tasks[:_MAX_NAMED]], elements))
         counts = len(earlier.resumed.rest), earlier.calls, earlier.calls_done, earlier.noun
-        accepted = [*earlier.acceptance.lines(earlier.resumed)]
-        return ResumeForecast(shown_path(opened.path, directory), len(history.launches), *counts, named, accepted)
+        others = [*earlier.acceptance.lines(earlier.resumed)], earlier.of_windowed
+        return ResumeForecast(shown_path(opened.path, directory), len(history.launches), *counts, named, *others)

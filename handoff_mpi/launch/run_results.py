@@ -129,7 +129,14 @@ def make_array_result(run: BegunRun, task: int) -> ArrayResult:
     array, values = scheduler.arrays.of[task], run.resumed.array_values[task]
     values.count = array.count  # of a windowed array, it is known by now
     failures = [_failed_elements(intervals, failure) for intervals, failure in array.failures]
-    return ArrayResult(plan.ids[task], values, failures, _why_missing(scheduler, task), run.origins)
+    why_missing, lacks = _why_missing(scheduler, task), _may_lack_elements(array)
+    return ArrayResult(plan.ids[task], values, failures, why_missing, run.origins, lacks)
+
+
+def _may_lack_elements(array: Array) -> bool:
+    """Whether the iterables of a windowed array were not read to their end, as far as is known."""
+    ended_early = array.is_open or array.input_error is not None or array.has_too_many_failures
+    return array.spec.window is not None and ended_early
 
 
 def _failed_elements(intervals: Sequence[Interval], failure: Failure) -> FailedElements:

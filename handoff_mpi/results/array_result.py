@@ -81,11 +81,13 @@ class ArrayResult(Sequence[Any]):
         failures: the elements that failed.
         why_missing: why the others have no value, as a clause: ``"was skipped: a function it depends on failed"``.
         origins: where the run found modules that are not installed.
+        may_lack_elements: whether it is a windowed array whose iterables were not read to their end.
 
     Attributes:
         id: the array's id.
         failures: the elements that failed, in groups of those that failed alike.
         errors: index to :class:`FunctionError` of each element that failed.
+        may_lack_elements: as given.
     """
 
     def __init__(
@@ -95,8 +97,10 @@ class ArrayResult(Sequence[Any]):
         failures: Iterable[FailedElements] = (),
         why_missing: str = "did not run",
         origins: Origins = _NO_ORIGINS,
+        may_lack_elements: bool = False,
     ) -> None:
         self.id = id
+        self.may_lack_elements = may_lack_elements
         self.failures = tuple(failures)
         self.errors = ElementErrors(id, self.failures)
         self._values = values

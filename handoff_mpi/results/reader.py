@@ -186,7 +186,7 @@ def _take_array(
     elif values.is_complete and not launches[-1].is_open:
         table.states[task] = "done"
     missing = "was skipped: a function it depends on failed" if table.states[task] == "skipped" else "did not run"
-    prepared.arrays[id] = ArrayResult(id, values, failures, missing, prepared.origins)
+    prepared.arrays[id] = ArrayResult(id, values, failures, missing, prepared.origins, launches[-1].is_open)
 
 
 def _take_done(prepared: PreparedResults, task: int, done: Done, was_restored: bool) -> None:

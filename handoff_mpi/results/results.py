@@ -373,7 +373,9 @@ class Results(Mapping[Hashable, Any]):
         counts = self.counts()
         parts = [f"{count:,} {name}" for name, count in counts.items() if count or name == "done"]
         calls = "calls" if self._arrays else "functions"
-        head = f"{self.status}: {', '.join(parts)} of {sum(counts.values()):,} {calls} in {self.duration_s:.2f} s"
+        more = " or more" if any(array.may_lack_elements for array in self._arrays.values()) else ""
+        total = f"{sum(counts.values()):,} {calls}{more}"
+        head = f"{self.status}: {', '.join(parts)} of {total} in {self.duration_s:.2f} s"
         lines = [f"handoff: DAG {show(self.dag_id)} {head}"]
         if self.stopped_because and self.status == "stopped":
             lines.append(f"  stopped: {self.stopped_because.removeprefix('stopped ')}")

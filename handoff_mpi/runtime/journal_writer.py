@@ -25,10 +25,13 @@ from handoff_mpi.scheduler.transitions import (
     Returned,
     Suspected,
 )
+from handoff_mpi.worker.error_report import shorten
 
 _TASKS_PER_RECORD = 10_000
 #: Different tracebacks of a launch that are kept, and characters of each.
 _MAX_TRACEBACKS, _MAX_CHARS = 1000, 16_000
+#: Characters of the message of elements that are tried again: very many may fail in different ways.
+MAX_RETRIED_CHARS = 300
 _NO_CODES: Mapping[str, list[bytes]] = {}
 _NO_ELEMENTS: Mapping[int, Sequence[tuple[int, Sequence[Interval]]]] = {}
 _NO_REASONS: Mapping[str, list[int]] = {}
@@ -232,7 +235,7 @@ class JournalWriter:
             lease = self._leases[number]
             kind, message = detail if cause in _RETRIES else (INCIDENTS[cause], detail)
             alike = lease.array, rank, lease.incidents, kind
-            _, retried = self._retried.setdefault(alike, (message, IntervalSet()))
+            _, retried = self._retried.setdefault(alike, (shorten(message, MAX_RETRIED_CHARS), IntervalSet()))
             retried.update(lease.intervals)
         if self._arrays is not None and cause in (Cause.GIVEN_UP, Cause.ERROR, Cause.DROPPED):
             array = self._leases[number].array

@@ -20,7 +20,7 @@ from handoff_mpi.arrays.windows import ElementWindow
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import ObjectDigests
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import counted, show
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.results.array_history import EarlierElements
 from handoff_mpi.runtime.element_puller import ElementPuller
@@ -132,9 +132,15 @@ class WindowedArray:
         if is_last:
             restored += self._judge(is_last=True)
             if self._error is None and self.puller.error is not None:
-                self._error = describe(self.puller.error)
+                self._error = self._why_ended(self.puller.error)
             self.puller.close()
         return ElementsPulled(self.number, self._offered, restored, is_last, self._error)
+
+    def _why_ended(self, error: BaseException) -> ErrorReport:
+        """Return what is reported of an exception of the iterables."""
+        report, count = describe(error), self._window.count
+        when = f"after {counted(count, 'element')}, and more may have been meant" if count else "before an element came"
+        return report._replace(message=f"its iterables raised {when}: {report.message}")
 
     def _add(self, part: list[object]) -> None:
         """Take in elements of one block; where one cannot be sent to a rank, those before it."""
@@ -144,8 +150,8 @@ class WindowedArray:
             first = min(error.errors)
             if first:
                 self._window.add(part[:first])
-            what = f"element {self._window.count:,} cannot be sent to a rank: {reason_of(error.errors[first])}"
-            self._error = ErrorReport(_UNSENDABLE, what)
+            what = f"element {self._window.count:,} cannot be sent to a rank, and no further ones were read"
+            self._error = ErrorReport(_UNSENDABLE, f"{what}: {reason_of(error.errors[first])}")
         if self._window.count and self._window.count % self._window.block == 0:
             self._digests.append(self._digest(self._window.count))
 

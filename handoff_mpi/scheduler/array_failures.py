@@ -41,8 +41,7 @@ def why_failed(array: Array) -> ErrorReport:
     """Return why an array failed whose elements have all ended."""
     spec, failures, error = array.spec, array.failures, array.input_error
     if error is not None:
-        what = f"its iterables failed after element {array.count:,}: {error.message}"
-        return error._replace(message=what) if array.count else error
+        return error
     if not failures and spec.tree is not None:
         return ErrorReport(NOTHING_TO_FOLD, "all elements that it takes failed, or were skipped")
     if not failures:

@@ -13,6 +13,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function, execute, load
 from handoff_mpi.errors import UsageError, ValueUnavailable
 from handoff_mpi.results.results import FunctionError
+from handoff_mpi.runtime.journal_writer import MAX_RETRIED_CHARS
 from handoff_mpi.worker.elements import ElementLoop
 from tests.conftest import mpirun_command, run_process
 
@@ -391,3 +392,18 @@ def test_arrays_that_a_tracker_refuses_go_to_their_end(tmp_path):
     ended = run_process([*mpirun_command(4), sys.executable, "refused.py"], tmp_path, 60)
     assert ended.rc == 0, ended.err
     assert ended.out == "done 301\n"
+
+
+def test_messages_of_elements_that_are_tried_again_are_short_in_the_journal(tmp_path):
+    def fails_once(x):
+        if handoff.current_task().attempt == 1:
+            raise OSError(f"{x}: {'x' * 3000} the end of {x}")
+        return x
+
+    dag = DAG("long messages")
+    dag.map(fails_once, range(50), chunk=1, id="xs")
+    assert execute(dag, run_dir=tmp_path / "r", output="off").status == "done"
+    (record,) = load(tmp_path / "r").records()
+    assert len(record.incidents) == 50
+    for each in record.incidents:
+        assert " the end of " in each.reason and len(each.reason) < MAX_RETRIED_CHARS + 50

@@ -12,6 +12,8 @@ import pytest
 
 from handoff_mpi import DAG, Fixed, Function, execute, load
 from handoff_mpi.errors import DAGError, UsageError, ValueUnavailable
+from handoff_mpi.launch.earlier_launches import forecast_resume
+from handoff_mpi.runtime.options import RunOptions
 
 
 def run(dag, run_dir=False, **options):
@@ -84,7 +86,9 @@ def test_at_most_a_window_of_elements_has_come_and_not_ended(notes):
 
     dag = DAG("few")
     dag.map(Noting(notes), numbers(), window=8, id="xs")
-    assert run(dag).status == "done"
+    results = run(dag)
+    assert results.status == "done"
+    assert "done: 200 done of 200 calls in" in results.summary()
     assert 2 < most[0] <= 8
 
 
@@ -99,10 +103,11 @@ def test_an_iterable_that_raises_fails_the_array_and_what_was_done_is_kept(tmp_p
     assert results.status == "failed"
     error = results.errors["xs"]
     assert error.kind == "OSError"
-    assert "its iterables failed after element 100: the tape has torn" in str(error)
+    assert "its iterables raised after 100 elements, and more may have been meant: the tape has torn" in str(error)
     assert "in numbers" in error.traceback
-    for each in (results["xs"], load(tmp_path / "r")["xs"]):
-        assert each[:] == [2 * index for index in range(100)]
+    for each in (results, load(tmp_path / "r")):
+        assert each["xs"][:] == [2 * index for index in range(100)]
+        assert "failed: 100 done of 100 calls or more in" in each.summary()
 
 
 def test_iterables_of_different_lengths_fail_where_the_shorter_one_ends():
@@ -110,6 +115,7 @@ def test_iterables_of_different_lengths_fail_where_the_shorter_one_ends():
     dag.map(lambda x, y: x, iter(range(10)), iter(range(7)), window=4, id="xs")
     results = run(dag)
     assert results.errors["xs"].kind == "ValueError"
+    assert "its iterables raised after 7 elements" in str(results.errors["xs"])
     assert results["xs"][:] == [*range(7)]
 
 
@@ -117,7 +123,7 @@ def test_an_element_that_cannot_be_sent_fails_the_array():
     dag = DAG("unsendable")
     dag.map(lambda x: 1, iter([1, 2, threading.Lock(), 4]), window=10, id="xs")
     results = run(dag)
-    assert "element 2 cannot be sent to a rank" in str(results.errors["xs"])
+    assert "element 2 cannot be sent to a rank, and no further ones were read: " in str(results.errors["xs"])
     assert results["xs"][:] == [1, 1]
 
 
@@ -137,6 +143,7 @@ def test_elements_that_raise_fail_alone():
     results = run(dag)  # which ends
     assert results.status == "failed"
     assert 4 <= len(results["xs"].errors) < 20
+    assert " calls or more in" in results.summary()
     with pytest.raises((ValueUnavailable, IndexError)):
         results["xs"][10**9 - 1]
 
@@ -145,7 +152,7 @@ def test_an_iterator_is_used_up_by_the_first_run():
     dag = DAG("once")
     dag.map(double, iter(range(10)), window=4, id="xs")
     assert run(dag).status == "done"
-    assert "was used up by an earlier run" in str(run(dag).errors["xs"])
+    assert "its iterables raised before an element came: its iterator was used up by" in str(run(dag).errors["xs"])
 
 
 def test_a_function_of_the_whole_list_is_refused():
@@ -200,15 +207,42 @@ def test_a_resume_takes_over_what_hashes_the_same(tmp_path, capfd, notes, monkey
     assert "array 'xs': its iterables give other elements than in an earlier launch from element 448 on" in said
 
 
-def test_a_run_that_failed_half_way_resumes_within_a_block(tmp_path, notes):
-    def torn():
-        yield from range(100)
-        raise OSError("torn")
+def torn():
+    yield from range(100)
+    raise OSError("torn")
 
+
+def test_a_run_that_failed_half_way_resumes_within_a_block(tmp_path, notes):
     run(noting_dag(notes, torn()), tmp_path)
     assert newly_noted(notes) == [*range(100)]
     assert run(noting_dag(notes, iter(range(150))), tmp_path)["xs"][149] == [149, 149]
     assert newly_noted(notes) == [*range(100, 150)]
+
+
+def test_a_resume_tells_how_many_elements_have_values(tmp_path, capfd, notes):
+    run(noting_dag(notes, torn()), tmp_path / "r")
+    have = "of 'xs' 100 elements have values, kept where the iterables give the same again"
+
+    def both():
+        dag = noting_dag(notes, torn())
+        dag.add_function(Function("one", [], abs, [1]))
+        return dag
+
+    for make, says in ((lambda: noting_dag(notes, torn()), have), (both, f"0 of 1 calls are done; {have}")):
+        foretold = forecast_resume(make(), RunOptions(run_dir=tmp_path / "r"), str(tmp_path))
+        expected = says.replace("0 of 1 calls are done", "1 of 1 calls would run; 0 are done")
+        assert next(foretold.lines()) == f"with --run-dir r {expected}"
+        capfd.readouterr()
+        run(make(), tmp_path / "r")
+        assert f" of {tmp_path / 'r'}: {says}\n" in capfd.readouterr().err
+
+
+def test_a_resume_tells_that_no_element_has_a_value(tmp_path, capfd):
+    for _ in range(2):
+        dag = DAG("none")
+        dag.map(double, (1 / each for each in [0]), window=3, id="xs")
+        run(dag, tmp_path)
+    assert f" of {tmp_path}: of 'xs' no element has a value\n" in capfd.readouterr().err
 
 
 def test_another_window_runs_all_again_and_says_so(tmp_path, capfd, notes):
@@ -319,7 +353,7 @@ def test_values_of_another_array_are_refused_with_a_window():
     windowed = dag.map(double, range(10), window=3, id="ys")
     with pytest.raises(DAGError):
         dag.reduce(max, windowed)
-    with pytest.raises(DAGError, match="a value that is not known before the run cannot be mapped"):
+    with pytest.raises(DAGError, match="stands for a value that is not known before the run"):
         dag.map(double, windowed)
 
 

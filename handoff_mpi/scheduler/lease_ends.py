@@ -115,14 +115,18 @@ class LeaseEnds:
             self._arrays.end_waiting([lease])
 
     def settle(self) -> None:
-        """End the leases that were skipped, or given up with their arrays."""
+        """End the leases that were skipped, or given up with their arrays, and the selections of arrays that were."""
         while self._arrays.given_up:
             lease = self._arrays.given_up.pop()
             self._arrays.fail(lease)
             self._forget(lease)
-        for lease in self._tasks.take_skipped_leases():
-            self._arrays.skip(lease)
-            self._forget(lease)
+        while numbers := self._tasks.take_set_aside():
+            for number in numbers:
+                if number in self._arrays.selections.of:
+                    self._arrays.selections.settle(number)
+                else:
+                    self._arrays.skip(number)
+                    self._forget(number)
 
     def failed(self, task: int) -> Sequence[int]:
         """``task`` has failed for good: an array, a lease, or neither.

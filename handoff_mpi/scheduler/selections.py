@@ -85,7 +85,19 @@ class Selections:
         if missing is None or selection.skips_missing:
             self._supply(number)
         else:
-            self._tasks.skip([number])
+            self._skip(number)
+
+    def settle(self, number: int) -> None:
+        """End a selection whose array was skipped: what leaves out missing elements takes those that have values."""
+        if self.of[number].skips_missing:
+            self._supply(number)
+        else:
+            self._skip(number)
+
+    def _skip(self, number: int) -> None:
+        if self._tasks.state[number] == WAITING:
+            self._tasks.drop(number)
+            self._tasks.skip([*self._tasks.children[number]])
 
     def _supply(self, number: int) -> None:
         """Have the functions that take a selection begin, as its elements are there now."""

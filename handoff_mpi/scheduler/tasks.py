@@ -72,7 +72,7 @@ class TaskTable:
         self._tracebacks = Tracebacks()
         self.leases: set[int] = set()
         self.selections: set[int] = set()
-        self._skipped_leases: list[int] = []
+        self._set_aside: list[int] = []
 
     # -- what is known --------------------------------------------------------------------------------
 
@@ -297,12 +297,12 @@ class TaskTable:
     def skip(self, tasks: list[int]) -> None:
         """Skip ``tasks``, and all that depend on them."""
         for task in tasks:
-            if self.state[task] not in (WAITING, READY):
-                continue
-            self.drop(task)
-            if task in self.leases:
-                self._skipped_leases.append(task)
-            tasks.extend(self.children[task])
+            if self.state[task] in (WAITING, READY):
+                if task in self.leases or task in self.selections:
+                    self._set_aside.append(task)
+                if task not in self.selections:  # it may have a value although its array has none
+                    self.drop(task)
+                    tasks.extend(self.children[task])
 
     def drop(self, task: int) -> None:
         """Skip a task that nothing depends on, or that the caller looks after."""
@@ -374,10 +374,10 @@ class TaskTable:
         """Return why a task, or in this turn a lease, has failed for good."""
         return self.lease_failures[task] if task in self.leases else self.failures[task]
 
-    def take_skipped_leases(self) -> list[int]:
-        """Return the leases that were skipped since this was last asked."""
-        skipped, self._skipped_leases = self._skipped_leases, []
-        return skipped
+    def take_set_aside(self) -> list[int]:
+        """Return the leases that were skipped since this was last asked, and selections whose arrays were."""
+        found, self._set_aside = self._set_aside, []
+        return found
 
     def complete(self, task: int) -> None:
         """All elements of an array have values: its children may be ready now."""

@@ -23,7 +23,7 @@ from tests.launch.test_arrays import PLACES, counts_of
 
 DAG_FILE = """
 import os, time
-from handoff_mpi import DAG, Argument, Function, current_task
+from handoff_mpi import DAG, Argument, Fixed, Function, current_task
 
 def note(text):
     if os.environ.get("NOTES"):
@@ -232,6 +232,27 @@ def test_what_takes_a_failed_element_is_skipped_and_pairs_leave_it_out():
         with pytest.raises(ValueUnavailable, match="was skipped: a function it depends on failed"):
             results[id]
     assert results.counts() == {"done": 5 + 2, "failed": 1, "skipped": 2 + 2, "waiting": 0}
+
+
+def test_pairs_of_elements_that_were_all_skipped_are_none_whether_one_by_one_or_as_a_whole(tmp_path):
+    def read(*_):
+        return int((tmp_path / "file").read_text())
+
+    dag = DAG("skipped")
+    one, all = dag.add_function(Function("one", [], read)), dag.map(read, range(3), id="all")
+    for id, array in (
+        ("whole", dag.map(max, range(3), one, id="whole")),
+        ("single", dag.map(max, all, Fixed(1), id="single")),
+    ):
+        dag.add_function(Function(f"pairs of {id}", [Argument(array, missing="skip"), array[1:]], told))
+        dag.add_function(Function(f"some of {id}", [Argument(array[1:], missing="skip")], told))
+    first = execute(dag, run_dir=tmp_path / "r", check=False, max_retries=0)
+    assert first["some of whole"] == first["some of single"] == (([],), {})
+    assert first.counts() == {"done": 2, "failed": 4, "skipped": 3 + 3 + 2, "waiting": 0}
+    (tmp_path / "file").write_text("7")
+    second = execute(dag, run_dir=tmp_path / "r")
+    assert second["some of whole"] == second["some of single"] == (([(1, 7), (2, 7)],), {})
+    assert second["pairs of whole"] == second["pairs of single"] == (([(0, 7), (1, 7), (2, 7)], [7, 7]), {})
 
 
 def test_elements_are_values_of_functions_and_one_that_failed_skips_its_element_alone():

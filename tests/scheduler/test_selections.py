@@ -89,10 +89,29 @@ def test_pairs_are_taken_though_too_many_elements_failed_for_the_rest_to_begin()
 
 
 def test_what_takes_elements_of_an_array_that_never_began_is_skipped():
-    run, known = begin(task(max_retries=0), array(10, 0), selecting([1], 3), selections=[Selection(1, range(3), True)])
+    run, known = begin(
+        task(max_retries=0), array(10, 0), selecting([1], 4), task(2), selections=[Selection(1, range(3))]
+    )
     known.tell(_raised(1, 0))
-    assert states_of(run, 1, 2, 3) == ["SKIPPED"] * 3
+    assert states_of(run, 1, 2, 3, 4) == ["SKIPPED"] * 4
     assert run.status == "failed"
+
+
+def test_what_leaves_out_missing_elements_runs_though_the_array_never_began():
+    specs = task(max_retries=0), array(10, 0), selecting([1], 4), selecting([1], 4, 1)
+    run, known = begin(*specs, selections=[Selection(1, range(3), True)])
+    known.tell(_raised(1, 0))
+    assert states_of(run, 1, 2, 3, 4) == ["SKIPPED", "DISPATCHED", "SKIPPED", "DONE"]
+    known.tell(done(1, 2))
+    assert run.status == "failed"
+
+
+def test_an_array_that_leaves_out_missing_elements_of_one_that_never_began_runs():
+    specs = task(max_retries=0), array(10, 0), array(2, 1, takes=(4,)), selecting([2], 5)
+    run, known = begin(*specs, selections=[Selection(1, range(3), True), Selection(2, range(2), True)])
+    known.tell(_raised(1, 0))
+    end_all(run, known)
+    assert states_of(run, 1, 2, 3) == ["SKIPPED", "DONE", "DISPATCHED"]
 
 
 def _raised(rank, number):

@@ -220,7 +220,7 @@ class RunInProgress:
         shared = encode_in_band(results) if self._checked.options.results_on == "all" else None
         self._end_journal_writer(results.status, results.exit_code, self._is_cut_short())
         self._write_verdict(results)
-        self._reporter.finish_metrics(results.status)
+        self._reporter.finish_metrics(results.status, results.counts())
         self.summary = self._reporter.note_end(results)
         silent = self.loop.shut_down_workers(shared)
         self._files.remove_empty_output()
@@ -239,8 +239,8 @@ class RunInProgress:
             figures["probation"] = results.probation
         if results.stopped_because:
             figures["stopped_because"] = results.stopped_because
-        final = self._reporter.final_fields()
-        fields = {**self._run.about, **final, **results.counts(), **figures}
+        counts = results.counts()
+        fields = {**self._run.about, **self._reporter.final_fields(counts), **counts, **figures}
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
 
     def _end_without_results(self, failure: _Failure) -> None:

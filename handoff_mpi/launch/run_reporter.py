@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -26,6 +26,7 @@ from handoff_mpi.telemetry import events
 _MIN_REPORTED_RUN_S = 0.5
 #: The use of cores is measured over some time, and shown soon.
 _FIRST_SAMPLE_S = 1.0
+_NO_COUNTS: Mapping[str, int] = {}
 
 
 class RunReporter:
@@ -152,17 +153,25 @@ class RunReporter:
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def final_fields(self) -> dict[str, Any]:
-        """Return how far the run has come, for its verdict; nothing of a run without files, which has none."""
-        return {} if self._run.files.path is None else self._run.progress.final_fields(clock())
+    def final_fields(self, counts: Mapping[str, int]) -> dict[str, Any]:
+        """Return how far the run has come, for its verdict; nothing of a run without files, which has none.
 
-    def finish_metrics(self, status: str) -> None:
-        """Write the file of ``--metrics-file`` a last time."""
+        Args:
+            counts: of its results.
+        """
+        return {} if self._run.files.path is None else self._run.progress.final_fields(clock(), counts)
+
+    def finish_metrics(self, status: str, counts: Mapping[str, int] = _NO_COUNTS) -> None:
+        """Write the file of ``--metrics-file`` a last time.
+
+        Args:
+            counts: of its results, if it has any.
+        """
         run, metrics = self._run, self._checked.metrics
 
         def finish(now: float) -> None:
             if metrics is not None:
-                fields = {**run.progress.final_fields(now), "lost_ranks": run.recorder.losses.reasons()}
+                fields = {**run.progress.final_fields(now, counts), "lost_ranks": run.recorder.losses.reasons()}
                 metrics.finish({**run.about, **fields, "status": status})
 
         report_safely(finish, clock())
@@ -182,6 +191,6 @@ class RunReporter:
         why = {"reason": results.stopped_because} if results.stopped_because else {}
         run.recorder.events.add("run.stop", clock(), **about, **counts, retries=retries, **why)
         run.recorder.events.close(clock())
-        summary = summarize(results, {**run.about, **run.progress.final_fields(clock())})
+        summary = summarize(results, {**run.about, **run.progress.final_fields(clock(), counts)})
         run.files.write_summary(summary)
         return summary

@@ -14,6 +14,7 @@ from handoff_mpi.messages import Interval
 from handoff_mpi.results import Results
 from handoff_mpi.results.array_result import ArrayResult, FailedElements
 from handoff_mpi.results.function_error import FunctionError
+from handoff_mpi.results.records import count_elements
 from handoff_mpi.results.results import PreparedResults
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.coordinator import Coordinator
@@ -53,7 +54,18 @@ def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
     )
     _take_payloads(run, prepared)
     _take_kept(run, prepared)
+    prepared.counts = _counts(run, prepared)
     return Results(prepared)
+
+
+def _counts(run: BegunRun, prepared: PreparedResults) -> dict[str, int]:
+    """Return how many calls are in each state: the figures that everything shows of a run that has ended."""
+    counts = prepared.records.counts()
+    for task, array in run.checked.scheduler.arrays.of.items():
+        array.have.update(run.resumed.array_values[task].have)  # some came after its last turn
+        state = prepared.records.states[task]
+        count_elements(counts, state, array.count, array.done, array.failed, array.skipped)
+    return counts
 
 
 def _why_stopped(run: BegunRun, coordinator: Coordinator) -> str:

@@ -19,6 +19,7 @@ from handoff_mpi.results.printed_output import PrintedOutput
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import PreparedResults, Results
 from handoff_mpi.results.run_dir import VALUES
+from handoff_mpi.results.run_status import final_counts
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.status_file import read_status
 from handoff_mpi.suggestions import did_you_mean
@@ -62,6 +63,7 @@ def load(run_dir: str | Path) -> Results:
         records=_table(launch, hosts),
         origins=Origins(str(about.get("host", "")), *about.get("imports", ())),
         output_mode=str(about.get("output", "off")),
+        counts=final_counts(told, launch.epoch) if launch.ended is not None else {},
     )
     for task in range(len(launch.tasks)):
         _take(prepared, history, launch, task)

@@ -19,6 +19,20 @@ def note_probation(told: dict[str, str], begins: bool, place: int | str, reason:
     return name
 
 
+def count_elements(counts: dict[str, int], state: str, count: int, done: int, failed: int, skipped: int) -> None:
+    """Have ``counts`` of functions, by state, count the elements of an array instead of the array.
+
+    Args:
+        state: of the array.
+        skipped: how many elements were skipped while the array waited: it has not ended.
+    """
+    left = count - done - failed
+    waiting = max(0, left - skipped) if state == "waiting" else 0
+    counts[state] -= 1
+    for name, number in {"done": done, "failed": failed, "skipped": left - waiting, "waiting": waiting}.items():
+        counts[name] += number
+
+
 @dataclass(frozen=True, slots=True)
 class Incident:
     """Why a function had to be called again, or failed.

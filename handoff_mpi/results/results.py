@@ -29,7 +29,7 @@ from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.limits import describe_use
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.printed_output import PrintedOutput
-from handoff_mpi.results.records import Incident, RecordTable, TaskRecord
+from handoff_mpi.results.records import Incident, RecordTable, TaskRecord, count_elements
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.serialization import EncodingError, Payload, decode_writable, encode
@@ -55,6 +55,7 @@ class PreparedResults:
         damaged: id to why the file of a value does not hold it.
         origins: where the run found modules that are not installed.
         output_mode: what became of what functions printed; "off" where it was not kept.
+        counts: how many calls are in each state, as the run has counted them; empty where it has not.
     """
 
     dag_id: Hashable
@@ -80,6 +81,7 @@ class PreparedResults:
     damaged: dict[Hashable, str] = field(default_factory=dict)
     origins: Origins = field(default_factory=Origins)
     output_mode: str = "off"
+    counts: dict[str, int] = field(default_factory=dict)
 
     def take_fold(self, id: Hashable, values: ArrayValues) -> None:
         """Take the value of a reduction, which is that of its last element."""
@@ -145,6 +147,7 @@ class Results(Mapping[Hashable, Any]):
     _damaged: dict[Hashable, str] = field(repr=False)
     _origins: Origins = field(repr=False)
     _output_mode: str = field(repr=False)
+    _counts: dict[str, int] = field(repr=False)
     _numbers: dict[Hashable, int] | None = field(repr=False, compare=False)
     _printed: PrintedOutput = field(repr=False, compare=False)
 
@@ -317,14 +320,14 @@ class Results(Mapping[Hashable, Any]):
         return EXIT_FAILED if kinds else EXIT_DONE
 
     def counts(self) -> dict[str, int]:
-        """Return how many functions are in each state; of an array, how many elements."""
+        """Return how many functions are in each state; of an array how many elements, of a reduction its blocks."""
+        if self._counts:
+            return dict(self._counts)
         counts = self._records.counts()
         for id, array in self._arrays.items():
-            state, of_elements = self._records.states[self._number(id)], array.counts()
-            counts[state] -= 1
-            counts["done"] += of_elements["done"]
-            counts["failed"] += of_elements["failed"]
-            counts["waiting" if state == "waiting" else "skipped"] += of_elements["not run"]
+            of_elements = array.counts()
+            state = self._records.states[self._number(id)]
+            count_elements(counts, state, len(array), of_elements["done"], of_elements["failed"], 0)
         return counts
 
     def incidents(self) -> dict[str, int]:

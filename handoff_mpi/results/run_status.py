@@ -42,6 +42,14 @@ def is_ended(status: dict[str, object]) -> bool:
     return status.get("exit_code") is not None
 
 
+def final_counts(status: dict[str, object], launch: int) -> dict[str, int]:
+    """Return how many calls were in each state at the end of a launch; empty where ``status`` does not tell of that."""
+    counts = {name: status.get(name) for name in ("done", "failed", "skipped", "waiting")}
+    are_told = is_ended(status) and status.get("launch") == launch
+    found = {name: count for name, count in counts.items() if type(count) is int and count >= 0}
+    return found if are_told and len(found) == len(counts) else {}
+
+
 def is_rank_0_alive(status: dict[str, object]) -> bool | None:
     """Return whether the process that ``status`` names still runs; None where only its own host can tell."""
     pid, started_s = status.get("pid"), status.get("started_s")

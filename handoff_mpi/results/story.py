@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handoff_mpi.formatting import one_line, show
+from handoff_mpi.results.run_status import final_counts
 
 Floats: TypeAlias = "NDArray[np.float64]"
 Ints: TypeAlias = "NDArray[np.int32]"
@@ -216,6 +217,19 @@ class Story:
     def stopped_s(self) -> float:
         """When the newest launch ended, or last gave a sign of life."""
         return self.launches[-1].stopped_s
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many functions and elements of arrays are in each state, as the run has counted them if it has ended."""
+        newest = self.launches[-1]
+        told = final_counts(self.status, newest.epoch) if newest.ended is not None else {}
+        states = np.bincount(self.tasks.state, minlength=len(STATES)).tolist()
+        counts: dict[str, int] = dict(zip(STATES, states, strict=True))
+        for task, (count, done) in self.elements.items():
+            state = STATES[int(self.tasks.state[task])]
+            counts[state] += count - done - 1
+            counts["done"] += done
+        return {**dict.fromkeys(STATES, 0), **told} if told else counts
 
     def host(self, launch: int, rank: int) -> str:
         """Return the host of a rank in a launch; empty if it is not known."""

@@ -56,17 +56,15 @@ class ElementCounts:
         """
         for number, array in self._arrays.items():
             state = State(states[number]).name.lower()
+            skipped = _skipped(array, states[number])
             leased = len(array.leases)  # each of them runs one element
-            left = array.count - array.done - array.failed - leased
+            left = array.count - array.done - array.failed - leased - skipped
             counts[state] -= 1
             counts["done"] += array.done
             counts["failed"] += array.failed
             counts["dispatched"] += leased
+            counts["skipped"] += skipped
             counts[state if state in ("ready", "waiting") else "skipped"] += max(0, left)
-
-    def count_of(self, task: int) -> int:
-        """Return how many elements an array has; 1 for a function."""
-        return self._arrays[task].count if task in self._arrays else 1
 
     def functions(self, count: int) -> dict[str, int]:
         """Return how many functions there are as a field, where elements of windowed arrays have come since.
@@ -83,15 +81,27 @@ class ElementCounts:
         """Whether no more elements of a windowed array may come."""
         return not any(array.is_open for array in self._arrays.values())
 
-    def new(self) -> list[tuple[int, Ended]]:
-        """Return what has ended of each array since this was last asked."""
+    def new(self, states: bytearray) -> list[tuple[int, Ended]]:
+        """Return what has ended of each array since this was last asked.
+
+        Args:
+            states: of the tasks.
+        """
         new = []
         for task, array in list(self._arrays.items()):
             busy_s = sum(list(self._records.busy_s.get(task, {}).values()))
             found = array.count - array.spec.count
             calls = self._records.calls.get(task, 0)
-            ended = Ended(array.done, array.failed, array.skipped, calls, busy_s, found)
+            skipped = _skipped(array, states[task]) if task < len(states) else 0
+            ended = Ended(array.done, array.failed, skipped, calls, busy_s, found)
             known = self._known.get(task, Ended())
             self._known[task] = ended
             new.append((task, ended.since(known)))
         return new
+
+
+def _skipped(array: Array, state: int) -> int:
+    """Return how many elements of an array will not be computed, as far as is known: all others, once it has ended."""
+    if state in (State.DONE, State.FAILED, State.SKIPPED):
+        return max(0, array.count - array.done - array.failed - len(array.leases))
+    return array.skipped

@@ -144,12 +144,16 @@ class Progress:
                 "longest": self._longest(calls),
             }
 
-    def final_fields(self, now: float) -> dict[str, object]:
+    def final_fields(self, now: float, counts: Mapping[str, int]) -> dict[str, object]:
         """Return the fields of a run that has ended, without those that hold at a moment: running calls, the time left,
         the use of hosts.
+
+        Args:
+            counts: of its results.
         """
         with self._lock:
-            known = self._known(now, *self._look())
+            last, _ = self._look()
+            known = self._known(now, {**last, "running": 0, "ready": 0, **counts}, [])
         for row in known["hosts"].values():
             for name in SHOWN_OF_USAGE:
                 row.pop(name, None)
@@ -242,14 +246,14 @@ class Progress:
             if is_counted[task] != is_done and task not in self._elements:
                 is_counted[task] = is_done
                 self._of(task).done += 1 if is_done else -1
-        for task, ended in self._elements.new():
+        for task, ended in self._elements.new(state):
             self._of(task).add(ended)
         failures = self._scheduler.tasks.failures
         for task in itertools.islice(failures, self._known_failures, None):
             self._of(task).failed += task not in self._elements
         self._known_failures = len(failures)
         for task in _taken(recorder.skipped):
-            self._of(task).skipped += self._elements.count_of(task)
+            self._of(task).skipped += task not in self._elements
             if len(self._skipped) == MAX_SKIPPED:
                 self._skipped.pop()  # the last one may be what the run is for
             self._skipped.append(task)

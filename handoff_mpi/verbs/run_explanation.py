@@ -25,8 +25,6 @@ def explain_run(story: Story, run_dir: str) -> dict[str, Any]:
         run_dir: as the user named it.
     """
     newest = story.launches[-1]
-    counts = np.bincount(story.tasks.state, minlength=len(STATES)).tolist()
-    _count_elements(story, counts)
     groups = _groups(story)
     return {
         "schema": SCHEMA,
@@ -35,24 +33,16 @@ def explain_run(story: Story, run_dir: str) -> dict[str, Any]:
         "launch": newest.epoch,
         "launches": [_launch(each) for each in story.launches[-MAX_LAUNCHES:]],
         "launch_count": len(story.launches),
-        "functions": sum(counts),
+        "functions": sum(story.counts.values()),
         "noun": "call" if story.elements else "function",
         "cut_off": _cut_off(story),
         "resume": _resume(story),
-        "counts": dict(zip(STATES, counts, strict=True)),
+        "counts": story.counts,
         "failed": groups[:MAX_GROUPS],
         "failed_group_count": len(groups),
         "lost": _lost(story)[-MAX_RANKS:],
         "notes": list(story.notes),
     }
-
-
-def _count_elements(story: Story, counts: list[int]) -> None:
-    """Have ``counts`` of functions, by state, count the elements of arrays, not the arrays."""
-    for task, (count, done) in story.elements.items():
-        state = int(story.tasks.state[task])
-        counts[state] += count - done - 1
-        counts[DONE_STATE] += done
 
 
 def _launch(launch: LaunchStory) -> dict[str, Any]:
@@ -166,7 +156,11 @@ def run_explanation_lines(facts: Facts) -> Iterator[str]:
         yield f"Functions have failed for {counted(left_out, 'other reason')}."
     for each in facts["lost"]:
         yield _loss_line(each, len({one["launch"] for one in facts["lost"]}) > 1)
-    if not facts["failed"] and not facts["lost"] and facts["state"] != "died":
+    failed = counts[STATES[FAILED_STATE]]
+    if failed and not facts["failed"]:  # their arrays have not ended
+        which = f"{counted(failed, 'element')} of arrays {'has' if failed == 1 else 'have'} failed"
+        yield f"{which}: `handoff-mpi status {one_line(shell_word(facts['run_dir']))}` tells why."
+    elif not facts["failed"] and not facts["lost"] and facts["state"] != "died":
         yield "No function has failed for good, and no rank was lost."
     for note in facts["notes"]:
         yield f"Note: {one_line(note, MAX_REASON)}"

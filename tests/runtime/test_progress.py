@@ -229,7 +229,7 @@ def test_the_first_functions_that_were_skipped_and_the_last_are_named():
     run = Fixture([0] * 30)
     run.recorder.skipped.extend(range(5, 25))
     assert run.fields()["skipped_ids"] == ["5", "6", "7", "8", "9", "10", "11", "12", "13", "24"]
-    assert json.dumps(run.fields()["skipped_ids"]) == json.dumps(run.progress.final_fields(NOW)["skipped_ids"])
+    assert json.dumps(run.fields()["skipped_ids"]) == json.dumps(run.progress.final_fields(NOW, {})["skipped_ids"])
 
 
 def test_the_rate_is_that_of_the_last_seconds():
@@ -283,7 +283,7 @@ def test_the_slowest_calls_that_have_ended_come_first_with_their_ranks():
     assert told[0] == {**first, "duration_s": took[longest[0]], "failed": False}
     run.end(longest[3], 0.5)
     assert [int(call["id"]) for call in run.fields()["slowest"]] == longest, "its longest attempt counts"
-    assert run.progress.final_fields(NOW)["slowest"] == told
+    assert run.progress.final_fields(NOW, {})["slowest"] == told
 
 
 def test_a_slow_call_that_failed_is_marked():
@@ -322,7 +322,7 @@ def test_the_use_of_hosts_is_that_of_a_moment_and_not_of_a_run_that_has_ended():
     run = Fixture([0])
     run.recorder.used(0, {"cpu_percent": 71.0, "memory_used_mb": 900.0}, NOW)
     assert run.fields()["hosts"]["n0"]["cpu_percent"] == 71.0
-    assert not {"cpu_percent", "memory_used_mb"} & run.progress.final_fields(NOW)["hosts"]["n0"].keys()
+    assert not {"cpu_percent", "memory_used_mb"} & run.progress.final_fields(NOW, {})["hosts"]["n0"].keys()
 
 
 def test_a_lost_rank_has_its_time_and_what_runs_again():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from handoff_mpi.formatting import duration_text, one_line, without_controls
 from handoff_mpi.messages import INLINE_RESULT_NBYTES
 from handoff_mpi.results.failure_groups import group_key
-from handoff_mpi.results.story import DONE, OUTCOMES, RUNNING, STATES, Floats, Story, groups_of
+from handoff_mpi.results.story import DONE, OUTCOMES, RUNNING, Floats, Story, groups_of
 
 #: Rows of the tables, and names of functions in the table of failures.
 MAX_ROWS, MAX_FAILURES, MAX_IDS = 100, 50, 5
@@ -319,9 +319,8 @@ def transfers_of(story: Story) -> Transfers:
 
 
 def state_counts(story: Story) -> dict[str, int]:
-    """Return how many functions are in each state, of those of the newest launch."""
-    counts = np.bincount(story.tasks.state, minlength=len(STATES)).tolist()
-    return {state: count for state, count in zip(STATES, counts, strict=True) if count or state == "done"}
+    """Return how many functions and elements are in each state, of those of the newest launch."""
+    return {state: count for state, count in story.counts.items() if count or state == "done"}
 
 
 def totals(story: Story) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""One set of figures: the summary, ``status.json``, ``load``, ``explain`` and the report count a run alike."""
+
+from __future__ import annotations
+
+import json
+from operator import add
+
+import pytest
+
+from handoff_mpi import DAG, Argument, Function, execute, load
+from handoff_mpi.results.story_reader import read_story
+from handoff_mpi.verbs.run_explanation import explain_run, run_explanation_lines
+from handoff_mpi.visualization.report.tables import state_counts
+
+
+def bad_at_3(x):
+    if x % 10 == 3:
+        raise ValueError("bad")
+    return x
+
+
+def first(x, *others):
+    return x
+
+
+def a_chain(dag):
+    """A run that is stopped by its first failure: elements that take the one that failed are skipped, others wait."""
+    xs = dag.map(bad_at_3, range(40), id="xs", chunk=1)
+    dag.map(first, xs, range(40), id="ys", chunk=1)
+    dag.add_function(Function("all", [xs], first))
+    return {"on_failure": "stop"}
+
+
+def a_fold(dag):
+    dag.reduce(add, dag.map(first, range(200), id="xs"), fan_in=10, id="total")
+    return {}
+
+
+def a_fold_of_what_failed(dag):
+    dag.reduce(add, dag.map(bad_at_3, range(40), id="xs"), fan_in=10, id="total")
+    return {}
+
+
+def an_array_with_too_many_failures(dag):
+    xs = dag.map(bad_at_3, range(40), max_failures=0, chunk=1, id="xs")
+    dag.map(first, xs[5:], id="ys")
+    return {}
+
+
+def an_array_that_never_began(dag):
+    bad = dag.add_function(Function("bad", [], bad_at_3, [3]))
+    xs = dag.map(first, range(7), bad, id="xs")
+    dag.add_function(Function("pairs", [Argument(xs, missing="skip")], len))
+    dag.add_function(Function("all", [xs], first))
+    return {}
+
+
+def an_array_of_which_all_failed(dag):
+    dag.map(first, dag.map(bad_at_3, [3, 13], id="xs"), id="ys")
+    return {}
+
+
+def a_windowed_array(dag):
+    dag.map(bad_at_3, iter(range(25)), window=5, id="xs")
+    return {}
+
+
+RUNS = {
+    a_chain: None,
+    a_fold: {"done": 200 + 20 + 2 + 1},
+    a_fold_of_what_failed: {"done": 36, "failed": 4, "skipped": 4 + 1},
+    an_array_with_too_many_failures: None,
+    an_array_that_never_began: {"done": 1, "failed": 1, "skipped": 7 + 1},
+    an_array_of_which_all_failed: {"failed": 2, "skipped": 2},
+    a_windowed_array: {"done": 22, "failed": 3},
+}
+
+
+@pytest.mark.parametrize("declare", RUNS, ids=lambda declare: declare.__name__)
+def test_all_count_alike(declare, tmp_path):
+    dag = DAG("counted")
+    options = declare(dag)
+    results = execute(dag, run_dir=tmp_path / "r", check=False, max_retries=0, output="off", **options)
+    counts = results.counts()
+    if RUNS[declare] is not None:
+        assert {name: count for name, count in counts.items() if count} == RUNS[declare]
+    assert load(tmp_path / "r").counts() == counts
+    status, summary = (json.loads((tmp_path / "r" / f"{name}.json").read_text()) for name in ("status", "summary"))
+    assert {name: status[name] for name in counts} == counts
+    for told in (status, summary):
+        assert told["counts"] == {**told["counts"], **counts, "running": 0, "ready": 0}
+        rows = told["by_name"].values()
+        assert sum(row["total"] for row in rows) == sum(counts.values()) == status["functions"]
+        for name in ("done", "failed", "skipped"):
+            assert sum(row[name] for row in rows) == counts[name], name
+        assert not any(row["running"] for row in rows)
+    story = read_story(tmp_path / "r")
+    explained = explain_run(story, "r")
+    assert explained["counts"] == {**counts, "running": 0}
+    assert ("No function has failed" in "\n".join(run_explanation_lines(explained))) == (not counts["failed"])
+    assert state_counts(story) == {name: count for name, count in counts.items() if count or name == "done"}

@@ -104,8 +104,7 @@ class Arrays:
     def begin_waiting(self) -> None:
         """The task table holds the tasks that were taken in: elements may wait for them."""
         for number, indices in self._withheld.items():
-            array = self.of[number]
-            self.waiting.lease(number, array.spec, array.lease_spec, indices)
+            self.waiting.begin(number, self.of[number], indices)
         self._withheld.clear()
 
     def pulled(self, event: ElementsPulled) -> None:
@@ -272,8 +271,7 @@ class Arrays:
         """Take those that wait for functions out of elements that could be leased."""
         array = self.of[number]
         if array.spec.handles:
-            waiting = self.waiting.withhold(number, array.spec, intervals)
-            self.waiting.lease(number, array.spec, array.lease_spec, waiting)
+            self.waiting.lease(number, array, self.waiting.withhold(number, array.spec, intervals))
 
     def _supply(self, number: int, intervals: Sequence[Interval]) -> None:
         """Elements have values."""
@@ -313,6 +311,7 @@ class Arrays:
         array, count = self.of[number], sum(stop - start for start, stop in intervals)
         array.skipped += count
         array.bereft += count
+        self.waiting.let_go(number, array.spec, intervals)
         self.selections.lost(number, intervals)
         self._close(number)
 
@@ -390,13 +389,14 @@ class Arrays:
         array.todo, array.is_open = IntervalSet(), False
         array.awaited.take(len(array.awaited))
         array.suspects.clear()
+        if self._tasks.state[number] == READY and number not in self._ready.exhausted:
+            self._ready.remove(number)  # before anything of it ends, which takes it for exhausted
+        self._ready.exhausted.add(number)
+        self.waiting.let_go(number, array.spec, dropped)
         self._lose(number, dropped)
         for lease in self.waiting.have_not_begun(array.spec, array.lease_spec, array.leases):
             self._tasks.drop(lease)
             self.skip(lease)
-        if self._tasks.state[number] == READY and number not in self._ready.exhausted:
-            self._ready.remove(number)
-        self._ready.exhausted.add(number)
         if array.leases:
             self.ending[number] = None
 

@@ -14,7 +14,7 @@ from handoff_mpi.scheduler.events import Failure, ValueLocation
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.tracebacks import MAX_OUTPUTS, Tracebacks
-from handoff_mpi.scheduler.transitions import FailedAttempt, RankRecord, Transition
+from handoff_mpi.scheduler.transitions import FailedAttempt, RankRecord, Transition, how_lost
 
 #: No more holders of a value are named to who wants it, but for the first; a thousand ranks may hold one.
 MAX_NAMED = 3
@@ -274,6 +274,12 @@ class TaskTable:
             if not self.consumers_left[each]:
                 self._forget(each)
 
+    def drop_consumer(self, task: int) -> None:
+        """One that was counted among the consumers of ``task`` does not need its value."""
+        self.consumers_left[task] -= 1
+        if not (self.consumers_left[task] or self.at_rank0[task]) and task in self.holders:
+            self._forget(task)
+
     def _forget(self, task: int) -> None:
         """Nobody needs the value of ``task`` any more: its holders may drop it, unless it was to be kept."""
         if not self.specs[task].keep:
@@ -431,7 +437,7 @@ class TaskTable:
             if task in self.selections:
                 self.state[task] = WAITING
             else:
-                self.move(task, Cause.VALUE_LOST, detail=self._how_lost(task))
+                self.move(task, Cause.VALUE_LOST, detail=how_lost(self.lost_with.pop(task, None)))
             self.open += 1
             for each in self.specs[task].inputs:
                 self.consumers_left[each] += 1
@@ -440,11 +446,3 @@ class TaskTable:
         for task in tasks:
             if self.state[task] == WAITING:
                 self.ready_or_waiting(task)
-
-    def _how_lost(self, task: int) -> str:
-        ranks = self.lost_with.pop(task, None)
-        if ranks is None:
-            return "its value was not kept, and is needed again"
-        if not ranks:
-            return "the file of its value is missing or damaged"
-        return f"its value was lost on rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

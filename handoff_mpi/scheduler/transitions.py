@@ -6,6 +6,7 @@ claim is rare, and one of the records below.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from handoff_mpi.resources import Amounts
@@ -152,3 +153,16 @@ RankRecord: TypeAlias = (
     | Claimed
     | Released
 )
+
+
+def how_lost(ranks: Sequence[int] | None) -> str:
+    """Return how a value was lost, in words.
+
+    Args:
+        ranks: those that held it last, none where it lay in a file; None where it was not kept.
+    """
+    if ranks is None:
+        return "its value was not kept, and is needed again"
+    if not ranks:
+        return "the file of its value is missing or damaged"
+    return f"its value was lost on rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

@@ -12,7 +12,8 @@ from dataclasses import replace
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
-from handoff_mpi.scheduler.lifecycle import READY, WAITING
+from handoff_mpi.scheduler.array_state import Array
+from handoff_mpi.scheduler.lifecycle import DONE, READY, WAITING
 from handoff_mpi.scheduler.tasks import TaskTable
 
 
@@ -22,12 +23,17 @@ class WaitingElements:
     Args:
         tasks: the scheduler's table.
         begin: notes a lease: called with the number of the array, that of the lease, and its elements.
+
+    Attributes:
+        held: by array, elements that wait for elements of other arrays too: the values of functions that these take
+            stay meanwhile.
     """
 
     def __init__(self, tasks: TaskTable, begin: Callable[[int, int, Sequence[Interval]], object]) -> None:
         self._tasks = tasks
         self._begin = begin
         self._indices: dict[int, IntervalSet] = {}
+        self.held: dict[int, set[int]] = {}
 
     def close(self) -> None:
         """Let go of what owns this, so that the end of a run leaves nothing to the garbage collector."""
@@ -45,17 +51,43 @@ class WaitingElements:
             todo.discard(*part)
         return [index for part in parts for index in range(*part)]
 
-    def lease(self, number: int, array: ArraySpec, spec: TaskSpec, indices: Iterable[int]) -> None:
-        """Make a lease of each of these elements; it waits for what all elements take, too.
+    def begin(self, number: int, array: Array, indices: Iterable[int]) -> None:
+        """An array was taken in: make leases of elements that wait for functions alone.
 
-        Args:
-            spec: of other leases of the array.
+        The values that the others take must stay until these have what else they wait for. Of an array that an earlier
+        launch left, as nobody needs it, no element begins.
         """
+        if self._tasks.state[number] == DONE:
+            array.todo.update((index, index + 1) for index in indices)
+            return
+        self.lease(number, array, indices)
+        handles = array.spec.handles
+        self.held[number] = {index for index in handles if index in array.awaited}
+        for index in self.held[number]:
+            for each in handles[index]:
+                self._tasks.consumers_left[each] += 1
+
+    def lease(self, number: int, array: Array, indices: Iterable[int]) -> None:
+        """Make a lease of each of these elements; it waits for what all elements take, too."""
         for index in indices:
-            inputs = tuple(dict.fromkeys(spec.inputs + array.handles[index]))
+            spec = array.lease_spec
+            inputs = tuple(dict.fromkeys(spec.inputs + array.spec.handles[index]))
             lease = self._tasks.add_waiting_lease(replace(spec, inputs=inputs))
             self._begin(number, lease, [(index, index + 1)])
+            self._let_go(number, array.spec.handles[index], index)
             self._tasks.ready_or_waiting(lease)
+
+    def let_go(self, number: int, array: ArraySpec, intervals: Iterable[Interval]) -> None:
+        """Elements of an array will not begin, which may have waited for other elements: they need no values."""
+        if self.held.get(number):
+            for index in [index for interval in intervals for index in range(*interval)]:
+                self._let_go(number, array.handles.get(index, ()), index)
+
+    def _let_go(self, number: int, taken: Sequence[int], index: int) -> None:
+        if index in self.held.get(number, ()):
+            self.held[number].discard(index)
+            for each in taken:
+                self._tasks.drop_consumer(each)
 
     def have_not_begun(self, array: ArraySpec, spec: TaskSpec, leases: Iterable[int]) -> list[int]:
         """Return which leases of an array have never been placed, as they wait or waited for a function."""

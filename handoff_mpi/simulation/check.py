@@ -51,6 +51,9 @@ def check(scheduler: Scheduler) -> None:
             assert scheduler.tasks.missing[task] == missing > 0, f"task {task} waits for {missing} inputs"
         elif state[task] == State.READY and not (scheduler.ready.is_set_aside(task) or has_refusals):
             assert not scheduler.tasks.lost_inputs(task), f"task {task} is offered without all its inputs"
+    for number, indices in scheduler.arrays.waiting.held.items():
+        for each in [each for index in indices for each in scheduler.arrays.of[number].spec.handles[index]]:
+            left[each] += 1
     assert left == scheduler.tasks.consumers_left
     holds = {(task, rank) for task, ranks in scheduler.tasks.holders.items() for rank in ranks}
     assert holds == {(task, rank) for rank, tasks in scheduler.tasks.held.items() for task in tasks}

@@ -6,13 +6,14 @@ import random
 
 import pytest
 
+from handoff_mpi.arrays.links import Link
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.membership import RankLost
 from handoff_mpi.messages import RAISED
-from handoff_mpi.scheduler import Finished, State
+from handoff_mpi.scheduler import Finished, State, ValueLocation
 from tests.scheduler.test_arrays import IntervalSet, Ranks, end_all, error
-from tests.scheduler.transcript import Dialogue, done, made, ranks, task
+from tests.scheduler.transcript import Dialogue, array, done, made, ranks, task
 
 
 def of_handles(count, handles, *inputs, max_failures=None, **options):
@@ -129,6 +130,41 @@ def test_too_many_failures_drop_elements_that_wait():
     known.tell(done(1, 0))
     assert run.status == "failed"
     assert run.scheduler.arrays.of[1].skipped == 1
+
+
+def test_an_array_with_too_many_failures_leaves_its_queue_while_elements_of_it_wait():
+    run, known = begin(task(), of_handles(9, {8: (0,)}, max_failures=0, max_retries=0), slots=(2,))
+    key = next(key for key, (_, elements) in known.leases.items() if 0 in elements)
+    known.tell(known.report(key, failures=[(((0, 1),), error())]))
+    known.tell(done(1, 0))
+    assert not known.leases and run.scheduler.arrays.of[1].skipped == 8
+
+
+def test_a_value_stays_while_an_element_that_takes_it_waits_for_another_element_too():
+    both = task(array=ArraySpec(2, links=[Link(2, range(2))], handles={0: (0,), 1: (0,)}))
+    run, known = begin(task(), task(0), array(2), both, slots=(6,))
+    known.tell(made(1, 0))
+    known.tell(done(1, 1))
+    assert run.scheduler.tasks.consumers_left[0] == 2
+    end_all(run, known)
+    assert run.status == "done" and run.scheduler.tasks.attempts[0] == 1
+
+
+def test_a_value_is_dropped_when_no_element_is_left_that_might_take_it():
+    both = task(array=ArraySpec(1, links=[Link(2, range(1))], handles={0: (0,)}))
+    run, known = begin(task(), task(0), array(1, max_retries=0), both, slots=(6,))
+    known.tell(made(1, 0))
+    known.tell(done(1, 1))
+    key = next(iter(known.leases))
+    known.tell(known.report(key, failures=[(((0, 1),), error())]))
+    assert run.scheduler.tasks.consumers_left[0] == 0 and not run.scheduler.tasks.held[1]
+    assert run.status == "failed"
+
+
+def test_no_element_begins_of_an_array_that_an_earlier_launch_left_as_nobody_needs_it():
+    left = {0: ValueLocation.NOWHERE, 1: ValueLocation.NOWHERE}
+    run, known = begin(task(), of_handles(3, {1: (0,)}), task(1), restored={**left, 2: ValueLocation.HOME})
+    assert not known.leases and run.status == "done"
 
 
 @pytest.mark.parametrize("seed", range(25))

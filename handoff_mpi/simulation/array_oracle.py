@@ -8,7 +8,7 @@ home does not run again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.arrays.intervals import IntervalSet
@@ -17,8 +17,10 @@ from handoff_mpi.messages import DEATH, NO_ROOM, TIMEOUT
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.scheduler.events import Failure
+from handoff_mpi.simulation.outcomes import Outcomes
+from handoff_mpi.simulation.run_dir import EarlierArrays
 from handoff_mpi.simulation.running_lease import RunningLease
-from handoff_mpi.simulation.workload import Element, Inputs, Workload
+from handoff_mpi.simulation.workload import Element, Workload
 
 _FAILS = (Cause.RETRY, Cause.UNDECIDED, Cause.ERROR)
 
@@ -28,16 +30,16 @@ class ArrayOracle:
 
     Args:
         load, policy: of the run.
-        serial: the right values of all tasks.
 
     Attributes:
         raised, died: how often an element has failed in this launch, of its own faults or others, as rank 0 has judged.
         killed: how often an element has killed its process.
         spoiled: arrays of which calls failed because their host was bad.
         rank_deaths: how many ranks died.
+        serial: the right values of all tasks, and of selections behind them.
     """
 
-    def __init__(self, load: Workload, policy: Policy, serial: Inputs) -> None:
+    def __init__(self, load: Workload, policy: Policy) -> None:
         self.raised: Counter[Element] = Counter()
         self.died: Counter[Element] = Counter()
         self.killed: Counter[Element] = Counter()
@@ -45,7 +47,10 @@ class ArrayOracle:
         self.rank_deaths = 0
         self._load = load
         self._policy = policy
-        self._serial = serial
+        self.serial = load.serial()
+        self._varies = load.find_varying()
+        self._launch = 0
+        self._spared: dict[int, set[int]] = {}  # the elements of windowed arrays that earlier launches computed
         self._values: Mapping[int, ArrayValues] = {}
         self._incidents: Counter[Element] = Counter()
         self._timeouts: Counter[Element] = Counter()
@@ -53,18 +58,35 @@ class ArrayOracle:
         self._begun: dict[tuple[int, int], RunningLease] = {}  # by number and attempt
         self._dropped: set[int] = set()
 
-    def at_start(self, values: Mapping[int, ArrayValues], spared: Mapping[int, set[int]]) -> None:
-        """A launch begins with these values, which are right: those of the elements that were ``spared``."""
-        for table in (self.raised, self.died, self._incidents, self._timeouts):
+    def at_start(self, launch: int, values: Mapping[int, ArrayValues], earlier: Sequence[EarlierArrays]) -> None:
+        """A launch begins with these values, which are right: those of the elements that ``earlier`` launches made."""
+        for table in (self.raised, self.died, self._incidents, self._timeouts, self._spared):
             table.clear()
         self._begun.clear()
         self._counted.clear()
         self._dropped.clear()
-        self._values = values
+        self._values, self._launch = values, launch
+        self.serial = self._load.serial()
         for array in values:
+            if self._load.shape(array).window is not None:
+                self._spared[array] = self._find_spared(array, earlier)
+                continue
             known = {index for start, stop in values[array].have for index in range(start, stop)}
-            assert known == spared.get(array, set()), f"array {array} begins with {known}, not with {spared.get(array)}"
+            made = {index for each in earlier for index in each.made.get(array, ())}
+            is_right = known <= made if array in self._varies else known == made
+            assert is_right, f"array {array} begins with {known}, not with {made}"
             self._look_at_values(array)
+
+    def _find_spared(self, array: int, earlier: Sequence[EarlierArrays]) -> set[int]:
+        """Return the elements of a windowed array that need not run again, as they are the same and can be compared."""
+        window, spared = self._load.shape(array).window, set()
+        assert window is not None
+        for launch, each in enumerate(earlier, 1):
+            block, bound = each.covered.get(array, (1, 0))
+            if window.changes_at is not None and launch == 1:
+                bound = min(bound, window.changes_at // block * block)
+            spared |= {index for index in each.made.get(array, ()) if index < bound}
+        return spared
 
     def draw_element(self, array: int, index: int) -> str:
         """Return how an element ends: it fails as often as the workload says, as far as rank 0 knows, and then not."""
@@ -88,6 +110,9 @@ class ArrayOracle:
             element = lease.array, index
             assert index not in have, f"element {element} runs again, although its value is here"
             assert index not in failed, f"element {element} runs again, although it has failed for good"
+            assert index not in self._spared.get(lease.array, ()), f"element {element} runs again after a resume"
+            for source, each in self._load.shape(lease.array).elements_taken(lease.array, index):
+                assert each in self._values[source].have, f"element {element} begins before {each} of {source}"
             right = self._incidents[element] + 1
             assert attempt == right, f"element {element} runs as attempt {attempt}, not {right}"
 
@@ -135,6 +160,13 @@ class ArrayOracle:
             if array.has_too_many_failures:
                 self._dropped.add(number)
 
+    def at_pull(self, scheduler: Scheduler, number: int, count: int) -> None:
+        """So many elements of a windowed array have come: those of them that have not ended fit its window."""
+        array, window = scheduler.arrays.of.get(number), self._load.shape(number).window
+        assert window is not None
+        ended = 0 if array is None else len(self._values[number].have) + array.failed + array.skipped
+        assert count - ended <= window.size, f"{count} elements of {number} have come, and {ended} have ended"
+
     def at_failure(self, scheduler: Scheduler, number: int) -> None:
         """Elements of a lease have failed for good: for their own faults alone, after all their tries."""
         array = scheduler.arrays.leases[number].array
@@ -146,9 +178,12 @@ class ArrayOracle:
     def _look_at_failure(self, scheduler: Scheduler, element: Element, failure: Failure) -> None:
         load, kind = self._load, failure.kind
         spec = load.specs[element[0]]
-        if element[0] in self._dropped or scheduler.arrays.of[element[0]].has_too_many_failures:
-            assert self._incidents[element], f"{element} has not begun, and failed with its array: {failure.message}"
-        elif kind == NO_ROOM:
+        is_dropped = element[0] in self._dropped or scheduler.arrays.of[element[0]].has_too_many_failures
+        if is_dropped and self._incidents[element]:
+            return  # it is not tried again, however often it might be
+        if is_dropped:
+            assert kind == NO_ROOM, f"{element} has not begun, and failed with its array: {failure.message}"
+        if kind == NO_ROOM:
             states = scheduler.ledger.rank_states.values()
             left = [each.rank for each in states if each.is_present and spec.pin in (None, each.rank)]
             assert not left, f"{element} would fit ranks {left}, and was given up: {failure.message}"
@@ -171,24 +206,21 @@ class ArrayOracle:
 
     def at_end(self, scheduler: Scheduler) -> None:
         """The run is over: each element has ended, or the array tells why it did not."""
+        if self._varies:
+            self.serial = self._load.serial({number: values.have for number, values in self._values.items()})
         for number, array in scheduler.arrays.of.items():
             state = State(scheduler.tasks.state[number])
             self._look_at_values(number)
             self._look_at_parts(number, array)
             if state == State.DONE:
                 is_needed = scheduler.tasks.is_available(number)  # else an earlier launch did all that takes it
-                has_all = self._values[number].is_complete or not is_needed
+                has_all = array.done == array.count or not is_needed
                 assert has_all, f"array {number} is done, and not all elements have values"
             elif state == State.FAILED:
-                left = array.spec.count - array.done - array.failed - array.skipped
+                left = array.count - array.done - array.failed - array.skipped
                 assert not left or scheduler.stopping or not array.failures, f"{left} elements of {number} were left"
-                if not array.has_too_many_failures and array.skipped:
-                    assert self._may_skip(scheduler, number), f"elements of {number} were skipped for nothing"
-
-    def _may_skip(self, scheduler: Scheduler, array: int) -> bool:
-        """Whether an array may have skipped elements: it was given up, or an input could not be made again."""
-        states = [scheduler.tasks.state[each] for each in scheduler.specs[array].inputs]
-        return State.FAILED in states or State.SKIPPED in states or scheduler.tasks.failures[array].kind == NO_ROOM
+        if not scheduler.stopping:
+            Outcomes(self._load, scheduler, self._values).check()
 
     def _look_at_parts(self, number: int, array: Array) -> None:
         failed = IntervalSet(interval for intervals, _ in array.failures for interval in intervals)
@@ -197,13 +229,17 @@ class ArrayOracle:
             assert not self._values[number].have.within(*interval), f"an element of {number} ended twice"
 
     def _look_at_values(self, array: int) -> None:
-        values, inputs = self._values[array], self._inputs(array)
-        for start, stop in values.have:
-            expected = [self._load.element_value(array, index, inputs) for index in range(start, stop)]
-            assert values.values(start, stop) == expected, f"elements {start}:{stop} of {array} have wrong values"
+        for start, stop in self._values[array].have:
+            expected = [self._value(array, index) for index in range(start, stop)]
+            assert self._values[array].values(start, stop) == expected, f"{start}:{stop} of {array} have wrong values"
 
-    def _inputs(self, array: int) -> Inputs:
-        return [self._serial[each] for each in self._load.specs[array].inputs]
+    def _value(self, array: int, index: int) -> Any:
+        """Return the right value of an element."""
+        window = self._load.shape(array).window
+        if window is None:
+            return self.serial.own[array][index]
+        inputs = [self.serial.whole[each] for each in self._load.takes(array)]
+        return self._load.element_value(array, index, inputs, [window.element(index, self._launch)])
 
 
 def _leased(scheduler: Scheduler, number: int) -> Iterator[Element]:

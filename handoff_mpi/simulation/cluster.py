@@ -14,6 +14,7 @@ from handoff_mpi.allocation import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.scheduler import Policy, Scheduler
 from handoff_mpi.simulation.faults import Faults, plan_faults
 from handoff_mpi.simulation.launch import Launch
+from handoff_mpi.simulation.linked_workload import give_linked_arrays
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.oracle import Oracle
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
@@ -44,6 +45,7 @@ class SimulatedCluster:
         cache_nbytes: how much memory each rank gives to values that no call needs; the seed chooses if None.
         always: kinds of faults that befall every launch.
         arrays: whether some of the random tasks are arrays.
+        links: whether many are, which take elements of one another, fold them or pull them.
 
     Attributes:
         launches: how many there were.
@@ -65,6 +67,7 @@ class SimulatedCluster:
         cache_nbytes: int | None = None,
         always: Collection[str] = (),
         arrays: bool = False,
+        links: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.launches = 0
@@ -79,6 +82,8 @@ class SimulatedCluster:
         self.load = random_workload(self.rng, tasks, min(self._sizes), is_fine) if load is None else load
         if arrays:
             give_arrays(random.Random(f"arrays {seed}"), self.load)
+        if links:
+            give_linked_arrays(random.Random(f"links {seed}"), self.load)
         self.policy = Policy(
             max_retries=self.rng.choice((0, 2, 3)),
             stop_on_failure=self.rng.random() < 0.1,
@@ -87,7 +92,7 @@ class SimulatedCluster:
         )
         self._strategy = self.rng.choice((FirstAvailable, LoadBalanced, CostOptimized))
         self._clock = Clock()
-        self._run_dir = SimulatedRunDir(self.load.specs)
+        self._run_dir = SimulatedRunDir()
         self._oracle = Oracle(self.load, self.policy, self._run_dir)
 
     @property

@@ -122,10 +122,12 @@ class Launch:
         return True
 
     def _start(self) -> None:
-        previous = self.run_dir.resume() if self.number > 1 else None
+        plan = self.load.plan()
+        previous = self.run_dir.resume(plan) if self.number > 1 else None
         self.oracle.at_start(self.run_dir.spared() if previous else {}, previous)
-        self.rank0 = Rank0Driver(self, self.scheduler, previous)
-        self.oracle.arrays.at_start(self.rank0.array_values, self.run_dir.spared_elements())
+        earlier = self.run_dir.earlier_arrays()
+        self.rank0 = Rank0Driver(self, self.scheduler, plan, previous)
+        self.oracle.arrays.at_start(self.number, self.rank0.array_values, earlier)
         for time, name, arguments in self.faults.entries:
             self.clock.at(time, "fault", name, arguments)
         self.rank0.submit(self.rng.randrange(1, len(self.load.specs) + 1))
@@ -282,6 +284,13 @@ class Launch:
         if may_hang and self.rng.random() < 0.01:
             return "ok", NEVER_S
         return self.oracle.arrays.draw_element(array, index), self.load.element_duration(array, index)
+
+    def _pull(self, array: int) -> None:
+        self.rank0.pull(array)
+
+    def note_pull(self, array: int, count: int) -> None:
+        """So many elements of a windowed array have come."""
+        self.oracle.arrays.at_pull(self.scheduler, array, count)
 
     def note_turn(self, log: list[Transition]) -> None:
         """The coordinator has made these transitions in a turn."""

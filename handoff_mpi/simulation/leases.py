@@ -6,7 +6,8 @@ for a lease and some for its parts, however many elements it has, and which elem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from handoff_mpi.arrays.columns import pack
 from handoff_mpi.arrays.inputs import values_of
@@ -53,11 +54,15 @@ class SimulatedLeases:
         """Begin a lease."""
         assert work.elements is not None
         intervals, pieces, tries = work.elements
-        indices: list[int] = []
-        for (start, stop), (piece,) in zip(intervals, pieces, strict=True):
-            indices += values_of(piece, 0, stop - start)
-            assert indices[start - stop :] == [*range(start, stop)], f"lease {work.task} got the inputs of others"
-        lease = RunningLease(work, inputs, self._is_own(work), indices, [], [], 0)
+        indices = [index for interval in intervals for index in range(*interval)]
+        rows = [row for interval, row in zip(intervals, pieces, strict=True) for row in _rows(interval, row, inputs)]
+        number, load = work.id, self._around.load
+        assert isinstance(number, int)
+        if load.shape(number).has_indices:
+            assert [row[0] for row in rows] == indices, f"lease {work.task} got the inputs of others"
+            rows = [row[1:] for row in rows]
+        shared = inputs[: len(load.takes(number))]
+        lease = RunningLease(work, shared, self._is_own(work), rows, indices, [], [], 0)
         spoiled, now = self._around.spoils(self._rank, lease.array), self._clock.now
         for index in indices:
             fate, duration = self._around.draw_element(lease.array, index, work.timeout_s is not None)
@@ -128,8 +133,10 @@ class SimulatedLeases:
         places = [place for place in range(first, lease.reported) if lease.fates[place] != "killed"]
         if not places:
             return None
-        good = [lease.indices[place] for place in places if lease.fates[place] == "ok"]
-        values = [self._around.load.element_value(lease.array, index, lease.inputs) for index in good]
+        right = [place for place in places if lease.fates[place] == "ok"]
+        good = [lease.indices[place] for place in right]
+        value = self._around.load.element_value
+        values = [value(lease.array, lease.indices[each], lease.inputs, lease.arguments[each]) for each in right]
         busy_s = lease.ends[places[-1]] - (lease.ends[first - 1] if first else lease.work.started)
         return LeaseReport(_intervals(good), pack(values), self._failures(lease, places), (), busy_s)
 
@@ -180,6 +187,15 @@ class SimulatedLeases:
         report = self._take(lease) or NOTHING_ENDED
         self._call_io.end(work, Outcome(OK, None, None, duration, report), work.started)
         return True
+
+
+def _rows(interval: Interval, pieces: Sequence[Any], inputs: Inputs) -> list[tuple[Any, ...]]:
+    """Return the arguments of the elements of an interval, from a piece of each input of the array."""
+    count = interval[1] - interval[0]
+    columns = [[inputs[piece]] if isinstance(piece, int) else values_of(piece, 0, count) for piece in pieces]
+    return [
+        tuple([tuple(each) if isinstance(each, list) else each for each in row]) for row in zip(*columns, strict=True)
+    ]
 
 
 def _intervals(indices: list[int]) -> tuple[Interval, ...]:

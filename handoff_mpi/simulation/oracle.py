@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from handoff_mpi.allocation import MEMORY, PROBATION
+from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key
@@ -17,7 +18,7 @@ from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.rank import SimulatedRank
 from handoff_mpi.simulation.rank0_driver import Rank0Driver
-from handoff_mpi.simulation.run_dir import PreviousLaunch, SimulatedRunDir
+from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
 
@@ -62,8 +63,7 @@ class Oracle:
         self._load = load
         self._policy = policy
         self._run_dir = run_dir
-        self._serial = load.serial()
-        self.arrays = ArrayOracle(load, policy, self._serial)
+        self.arrays = ArrayOracle(load, policy)
         self._spared: dict[int, Key | None] = {}
         self._suspects: set[int] = set()
         self._short: set[int] = set()
@@ -85,9 +85,10 @@ class Oracle:
 
     # -- launches -------------------------------------------------------------------------------------
 
-    def at_start(self, spared: Mapping[int, Key | None], previous: PreviousLaunch | None) -> None:
+    def at_start(self, spared: Mapping[int, Key | None], previous: Resumed | None) -> None:
         """A launch begins: what it takes over is what was written, and what need not run again does not."""
-        self._spared = dict(spared)
+        varying = self._load.find_varying()
+        self._spared = {task: key for task, key in spared.items() if task not in varying}
         self._short.clear()
         self._undecided.clear()
         self._held.clear()
@@ -245,13 +246,16 @@ class Oracle:
         scheduler = launch.scheduler
         self.arrays.at_end(scheduler)
         for task, state in enumerate(scheduler.tasks.state):
+            if task in scheduler.tasks.selections:
+                continue
             if task in scheduler.tasks.leases:
                 assert State(state).is_final or scheduler.stopping, f"lease {task} was left {State(state).name}"
             elif state == State.DONE and task not in scheduler.arrays.of:
                 self._look_at_value(launch, task)
             elif state == State.SKIPPED:
                 states = [scheduler.tasks.state[each] for each in scheduler.specs[task].inputs]
-                assert State.FAILED in states or State.SKIPPED in states, f"task {task} was skipped for nothing"
+                is_right = State.FAILED in states or State.SKIPPED in states or task in scheduler.arrays.of
+                assert is_right, f"task {task} was skipped for nothing"
             elif state == State.FAILED:
                 assert task in scheduler.tasks.failures, task
             elif state != State.DONE:
@@ -259,7 +263,7 @@ class Oracle:
         self._look_at_ranks(launch)
         for rank in launch.ranks.values():
             for task, value in rank.values.items():
-                assert value == self._serial[task], f"rank {rank.rank} holds a wrong value of task {task}"
+                assert value == self.arrays.serial.whole[task], f"rank {rank.rank} holds a wrong value of task {task}"
 
     def _look_at_ranks(self, launch: ObservedLaunch) -> None:
         """A rank that lives and could send messages for a while takes part again, also after it was taken for lost."""
@@ -272,7 +276,7 @@ class Oracle:
                 assert not has_room, f"rank {rank} has room again, and is offered nothing"
 
     def _look_at_value(self, launch: ObservedLaunch, task: int) -> None:
-        tasks, expected = launch.scheduler.tasks, self._serial[task]
+        tasks, expected = launch.scheduler.tasks, self.arrays.serial.whole[task]
         if tasks.at_rank0[task]:
             assert launch.rank0.value_at_rank0(task) == expected, f"task {task} has a wrong value"
         elif task in tasks.persisted:

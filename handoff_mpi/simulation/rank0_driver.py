@@ -12,6 +12,8 @@ from typing import Protocol
 
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.dag import Plan
+from handoff_mpi.launch.resume import Resumed, nothing_of
 from handoff_mpi.membership import Membership
 from handoff_mpi.messages import Entry, ErrorReport, LeaseReport, Message
 from handoff_mpi.resources import PlainAmounts
@@ -22,12 +24,11 @@ from handoff_mpi.runtime.coordinator_ports import CoordinatorSettings, Facts, Lo
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.scheduler import Closed, Event, Scheduler, Submitted, Transition
-from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation.check import check, check_membership
 from handoff_mpi.simulation.context import RUN, SimulationContext
 from handoff_mpi.simulation.faults import Faults
+from handoff_mpi.simulation.pulling import SimulatedWindows
 from handoff_mpi.simulation.rank import SimulatedRank
-from handoff_mpi.simulation.run_dir import PreviousLaunch
 
 #: How likely the tracker refuses a request, and for how long a refused task may wait after that.
 _REFUSAL_LIKELIHOOD, _MAX_REFUSED_S = 0.2, 10.0
@@ -48,6 +49,9 @@ class LaunchContext(SimulationContext, Protocol):
     def trouble(self, until: float) -> None:
         """Something goes wrong until then."""
 
+    def note_pull(self, array: int, count: int) -> None:
+        """So many elements of a windowed array have come."""
+
     def note_turn(self, log: list[Transition]) -> None:
         """The coordinator has made these transitions in a turn."""
 
@@ -58,6 +62,7 @@ class Rank0Driver:
     Args:
         launch: the launch; what happens to rank 0 is planned on its clock.
         scheduler: fresh.
+        plan: the tables of the run.
         previous: what the launch takes over from earlier ones; None if it is the first.
 
     Attributes:
@@ -65,9 +70,10 @@ class Rank0Driver:
         array_values: the values of arrays, by number.
     """
 
-    def __init__(self, launch: LaunchContext, scheduler: Scheduler, previous: PreviousLaunch | None) -> None:
+    def __init__(self, launch: LaunchContext, scheduler: Scheduler, plan: Plan, previous: Resumed | None) -> None:
         self.coordinator: Coordinator
         self.array_values: dict[int, ArrayValues] = {}
+        self._plan = plan
         self._launch = launch
         self._previous = previous
         self._lags = "slow rank 0" in launch.faults.kinds
@@ -77,11 +83,11 @@ class Rank0Driver:
         self._submitted = 0
         self._home = MemoryStore()
         self._tracker = SimulatedTracker(launch) if "refusals" in launch.faults.kinds else None
-        self._start(scheduler, previous or PreviousLaunch())
+        self._start(scheduler, previous or nothing_of(plan))
 
-    def _start(self, scheduler: Scheduler, previous: PreviousLaunch) -> None:
+    def _start(self, scheduler: Scheduler, previous: Resumed) -> None:
         """Make the coordinator, and begin the journal."""
-        launch, plan = self._launch, self._launch.load.plan()
+        launch, plan = self._launch, self._plan
         run, workers = str(launch.number), [rank for rank in launch.ranks if rank]
         journal_writer = JournalWriter(
             launch.run_dir.begin(launch.clock), plan, lambda task: self.coordinator.file_key(task), scheduler.arrays
@@ -102,12 +108,11 @@ class Rank0Driver:
             CoordinatorSettings(run, RUN, workers, 0 in launch.ranks, launch.hosts()),
         )
         self.coordinator.dispatcher.file_keys = previous.keys
-        for number, array in plan.arrays.items():
-            self.array_values[number] = previous.elements.get(number) or ArrayValues(array.count)
-        self.coordinator.dispatcher.array_values = self.array_values
-        for task, value in previous.home.items():
-            self._home.put((run, task), (PLAIN, value))
-        journal_writer.begin({}, lambda id: b"", previous.rest, previous.taken)
+        self.array_values = self.coordinator.dispatcher.array_values = previous.array_values
+        for task, payload in previous.payloads.items():
+            self._home.put((run, task), payload)
+        self._windows = SimulatedWindows(launch, plan, self.array_values, previous, journal_writer)
+        journal_writer.begin({}, lambda id: b"", previous.rest, previous.elements)
 
     def value_at_rank0(self, task: int) -> object:
         """Return the value of ``task``, which is here."""
@@ -117,17 +122,19 @@ class Rank0Driver:
 
     def submit(self, count: int) -> None:
         """Submit some tasks now, and the rest (whose inputs come earlier) later in the run; all when it is resumed."""
-        previous, specs = self._previous, self._launch.load.specs
+        previous, specs, selections = self._previous, self._launch.load.specs, self._plan.selections.all
+        self._windows.start()
         if previous is not None:
             self._submitted = len(specs)
             elements = {number: values.have for number, values in self.array_values.items()}
-            self.turn(Submitted(specs, previous.rest, previous.suspects, previous.deaths, elements), Closed())
+            earlier = previous.rest, previous.suspects, previous.deaths, elements
+            self.turn(Submitted(specs, *earlier, selections, previous.suspect_elements), Closed())
             return
         if self.array_values:  # what is submitted later would take the numbers of leases
             count = len(specs)
         new = specs[self._submitted : self._submitted + count]
         self._submitted += len(new)
-        events: list[Event] = [Submitted(new)] if new else []
+        events: list[Event] = [Submitted(new, selections=selections)] if new else []
         if self._submitted == len(specs):
             events.append(Closed())
         else:
@@ -166,6 +173,11 @@ class Rank0Driver:
         self._facts.stop_reason = reason
         self.turn()
 
+    def pull(self, array: int) -> None:
+        """Elements of a windowed array come, or its iterable ends."""
+        self._launch.note_pull(array, self._windows.pull(array))
+        self.turn()
+
     def turn_at(self, wakeup: float) -> None:
         """A planned wake-up; one that was overtaken by events does nothing."""
         if wakeup == self._next_turn:
@@ -179,6 +191,7 @@ class Rank0Driver:
         self._facts.events += events
         arrived, self._inbox = self._inbox, []
         mine: list[Envelope] = []
+        self._gather()
         while True:
             facts, self._facts = self._facts, Facts()
             mine += coordinator.step(arrived, facts, launch.clock.now).for_worker
@@ -186,6 +199,7 @@ class Rank0Driver:
                 self._examine(rank)
             check(coordinator.scheduler)
             check_membership(coordinator.membership, coordinator.scheduler.ledger)
+            self._gather()
             if not (coordinator.has_more or self._facts):
                 break
             arrived = []
@@ -193,6 +207,10 @@ class Rank0Driver:
             launch.ranks[0].receive(each.source, each.message)
         self._next_turn = max(launch.clock.now + 1e-6, coordinator.next_wakeup())
         launch.clock.at(self._next_turn, "turn_at", self._next_turn)
+
+    def _gather(self) -> None:
+        """Gather the facts that the coordinator cannot see itself."""
+        self._facts.events += self._windows.events(self.coordinator.scheduler)
 
     def _examine(self, rank: int) -> None:
         """Look at the process of a silent rank, if it is of rank 0's host."""

@@ -1,22 +1,19 @@
 """The simulated run-dir: what outlasts a launch. The real reader of histories reads its journal.
 
-The real coordinator writes it through the ports of a journal and of a store.
+The real coordinator writes it through the ports of a journal and of a store. What a launch takes over from it is found
+as in real runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_mpi.arrays.intervals import Interval, IntervalSet
-from handoff_mpi.arrays.values import ArrayValues
-from handoff_mpi.dag import TaskSpec
-from handoff_mpi.results.array_history import take_over
-from handoff_mpi.results.history import Done, History, history_of
+from handoff_mpi.dag import Plan
+from handoff_mpi.launch.resume import Resumed, resume
+from handoff_mpi.results.history import History, history_of
 from handoff_mpi.results.journal_reader import Segment
 from handoff_mpi.results.store import Key
-from handoff_mpi.scheduler import ValueLocation, restore
 from handoff_mpi.serialization import PLAIN, Payload, decode_input
 from handoff_mpi.simulation.network import Clock
 
@@ -25,24 +22,16 @@ UNSYNCED_S = 1.0
 
 
 @dataclass(slots=True)
-class PreviousLaunch:
-    """The state that a launch takes over from earlier ones.
+class EarlierArrays:
+    """The arrays of one launch, as its journal tells.
 
     Attributes:
-        rest, suspects, deaths: for :class:`~handoff_mpi.scheduler.Submitted`.
-        home: the small values.
-        keys: of the files of large ones.
-        elements: the values of the elements of arrays.
-        taken: of which launch these are: array to (launch, intervals).
+        made: the elements that it has computed, by array.
+        covered: the length of a block of a windowed array, and how many elements can be compared, by array.
     """
 
-    rest: dict[int, ValueLocation] = field(default_factory=dict)
-    suspects: set[int] = field(default_factory=set)
-    deaths: dict[int, int] = field(default_factory=dict)
-    home: dict[int, int] = field(default_factory=dict)
-    keys: dict[int, Key] = field(default_factory=dict)
-    elements: dict[int, ArrayValues] = field(default_factory=dict)
-    taken: dict[int, list[tuple[int, Sequence[Interval]]]] = field(default_factory=dict)
+    made: dict[int, set[int]] = field(default_factory=dict)
+    covered: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def plain_value(payload: Payload) -> Any:
@@ -102,10 +91,9 @@ class SimulatedRunDir:
         damaged: keys of files that cannot be read any more.
     """
 
-    def __init__(self, specs: list[TaskSpec]) -> None:
+    def __init__(self) -> None:
         self.files: dict[Key, int] = {}
         self.damaged: set[Key] = set()
-        self._specs = specs
         self._segments: list[SimulatedJournal] = []
 
     # -- writing --------------------------------------------------------------------------------------
@@ -147,44 +135,9 @@ class SimulatedRunDir:
         """Return what the journal tells."""
         return history_of(Segment(each.epoch, [record for _, record in each.records]) for each in self._segments)
 
-    def resume(self) -> PreviousLaunch:
-        """Return what the next launch takes over."""
-        history = self.history()
-        known: dict[object, Done] = {task: done for (task, _), done in history.done.items()}
-        suspects: set[Any] = {task for task, _ in history.suspects}
-        deaths: dict[Any, int] = {task: count for (task, _), count in history.deaths.items()}
-        previous = PreviousLaunch({}, suspects, deaths)
-        self._resume_arrays(history, previous)
-        elements = previous.elements
-
-        def where_is(task: int) -> ValueLocation:
-            if task in elements:
-                return ValueLocation.HOME if elements[task].is_complete else ValueLocation.NOWHERE
-            return rest_of(known.get(task))
-
-        previous.rest = restore(self._specs, where_is, lambda task: self._is_intact(known[task]))
-        for task, where in previous.rest.items():
-            if task in elements:
-                continue
-            done = known.get(task)
-            if where == ValueLocation.HOME:
-                assert done is not None
-                assert done.payload is not None
-                previous.home[task] = done.payload[1]
-            elif where == ValueLocation.FILE:
-                assert done is not None
-                assert done.key is not None
-                previous.keys[task] = done.key
-        return previous
-
-    def _resume_arrays(self, history: History, previous: PreviousLaunch) -> None:
-        for (task, _), launches in history.arrays.items():
-            assert isinstance(task, int)
-            values = previous.elements[task] = ArrayValues(launches[-1].count)
-            previous.taken[task] = take_over(launches, values, lambda launch: IntervalSet([(0, launch.count)]))
-
-    def _is_intact(self, done: Done) -> bool:
-        return done.key in self.files
+    def resume(self, plan: Plan) -> Resumed:
+        """Return what the next launch takes over, as real launches find it out; all functions are as they were."""
+        return resume(self.history(), plan, lambda id: b"", self.files.__contains__)
 
     def spared(self) -> dict[int, Key | None]:
         """Return the tasks that a later launch must not run, and the keys of the files that let it: a dumb twin."""
@@ -204,15 +157,21 @@ class SimulatedRunDir:
                     spared[task] = key
         return {task: key for task, key in spared.items() if key is None or key in self.files}
 
-    def spared_elements(self) -> dict[int, set[int]]:
-        """Return the elements of arrays that a later launch must not run: another twin."""
-        spared: dict[int, set[int]] = {}
+    def earlier_arrays(self) -> list[EarlierArrays]:
+        """Return the elements of arrays that each launch has computed: another twin."""
+        earlier = []
         for segment in self._segments:
+            found = EarlierArrays()
             for _, (kind, *fields) in segment.records:
                 if kind == "elements":
                     array, _, intervals, *_ = fields
-                    spared.setdefault(array, set()).update(i for start, stop in intervals for i in range(start, stop))
-        return spared
+                    made = found.made.setdefault(array, set())
+                    made.update(index for interval in intervals for index in range(*interval))
+                elif kind == "pulled":
+                    array, block, _, covered, *_ = fields
+                    found.covered[array] = block, covered
+            earlier.append(found)
+        return earlier
 
     def in_flight(self) -> set[int]:
         """Return the tasks that were in flight when a launch ended, and were never done: another twin."""
@@ -227,10 +186,3 @@ class SimulatedRunDir:
                     done |= ended
             suspects |= flying
         return suspects - done
-
-
-def rest_of(done: Done | None) -> ValueLocation:
-    """Return where the value of a task that was done lies."""
-    if done is None or not done.has_value:
-        return ValueLocation.NOWHERE
-    return ValueLocation.HOME if done.payload is not None else ValueLocation.FILE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import Any
 
 from handoff_mpi.simulation.workload import Inputs
 from handoff_mpi.worker.events import QueuedCall
@@ -19,6 +20,7 @@ class RunningLease:
     Attributes:
         work: the call.
         inputs: the values that all elements share.
+        arguments: those of each element, beside its index.
         is_own: whether the rank itself computes it, and no child.
         indices, ends, fates: of each element that may begin, when it ends and how: "ok", "raised" or "killed".
         end: no element from this position on begins.
@@ -29,6 +31,7 @@ class RunningLease:
     work: QueuedCall
     inputs: Inputs
     is_own: bool
+    arguments: list[tuple[Any, ...]]
     indices: list[int]
     ends: list[float]
     fates: list[str]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from handoff_mpi.allocation import Ledger
-from handoff_mpi.arrays.inputs import freeze_elements
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import Plan, TaskSpec
 from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.selections import Selection
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import INLINE_RESULT_NBYTES
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.serialization import PLAIN
+from handoff_mpi.simulation.shapes import MAX_PULL_S, Shape
 
 #: The size of a large value, which is not sent inline to rank 0.
 LARGE_NBYTES = 10 * INLINE_RESULT_NBYTES
@@ -23,10 +25,22 @@ LARGE_NBYTES = 10 * INLINE_RESULT_NBYTES
 CODES, CONSTANTS = 4, 3
 
 
-#: The values of a call's inputs; those of an array are a tuple.
-Inputs: TypeAlias = "Sequence[int | tuple[int, ...]]"
+#: The values of a call's inputs; those of an array are a tuple, maybe of pairs of index and value.
+Inputs: TypeAlias = "Sequence[int | tuple[Any, ...]]"
 #: An array and an index.
 Element: TypeAlias = "tuple[int, int]"
+
+
+class RightValues(NamedTuple):
+    """What must be the values of a run.
+
+    Attributes:
+        own: of each task; those of the elements of an array are a tuple.
+        whole: what those that take a task or a selection get: of a fold, the value of its last element.
+    """
+
+    own: Sequence[Any]
+    whole: Sequence[Any]
 
 
 @dataclass(slots=True)
@@ -46,6 +60,8 @@ class Workload:
         slow: (array, index) to the seconds of an element that takes longer.
         element_raises, element_kills: how often an element fails before it succeeds, in each launch, by (array, index).
         element_errors: what an element raises, where that is no ValueError.
+        shapes: what the elements of arrays take; of other arrays they take nothing but their indices.
+        selections: the elements of arrays that tasks take; their numbers follow those of the tasks.
     """
 
     specs: list[TaskSpec] = field(default_factory=list)
@@ -61,6 +77,8 @@ class Workload:
     element_raises: dict[Element, int] = field(default_factory=dict)
     element_kills: dict[Element, int] = field(default_factory=dict)
     element_errors: dict[Element, str] = field(default_factory=dict)
+    shapes: dict[int, Shape] = field(default_factory=dict)
+    selections: list[Selection] = field(default_factory=list)
 
     def plan(self) -> Plan:
         """Return the tables of a run of these tasks: their ids are their numbers."""
@@ -71,37 +89,87 @@ class Workload:
         plan.call_templates = [
             ((spec.code,), 0, None, self.constants.get(task, ())) for task, spec in enumerate(self.specs)
         ]
-        plan.sources = [tuple((each, None) for each in spec.inputs) for spec in self.specs]
+        plan.sources = [tuple((each, None) for each in self.takes(task)) for task in range(len(self.specs))]
         plan.number_of = {task: task for task in range(len(self.specs))}
         for task, spec in enumerate(self.specs):
             if spec.array is not None:
-                elements = (freeze_elements(range(spec.array.count), "index"),)
-                limits = spec.array.chunk, spec.array.max_failures
-                plan.arrays[task] = FrozenArray(elements, spec.array.count, *limits)
+                plan.arrays[task] = self.freeze(task, spec.array.chunk, spec.array.max_failures)
+        plan.selections.begin(len(self.specs))
+        plan.selections.all += self.selections
         return plan
+
+    def takes(self, task: int) -> tuple[int, ...]:
+        """Return the tasks and selections whose values ``task`` takes, or all elements of an array do."""
+        spec = self.specs[task]
+        return spec.inputs if spec.takes is None else spec.takes
+
+    def shape(self, array: int) -> Shape:
+        """Return what the elements of an array take."""
+        spec = self.specs[array].array
+        assert spec is not None
+        return self.shapes.get(array) or Shape(spec.count)
+
+    def freeze(self, array: int, chunk: int | None, max_failures: int | None) -> FrozenArray:
+        """Return an array as the plan has it."""
+        return self.shape(array).freeze(array, chunk, max_failures)
 
     def value(self, task: int, inputs: Inputs) -> int:
         """Return the value of ``task``, from its inputs' values."""
         return (hash((task, *inputs)) ^ 0x5DEECE66D) & 0xFFFFFFFF
 
-    def element_value(self, array: int, index: int, inputs: Inputs) -> int:
-        """Return the value of an element of an array, from the values of the array's inputs."""
-        return (hash((array, index, *inputs)) ^ 0x5DEECE66D) & 0xFFFFFFFF
+    def element_value(self, array: int, index: int, inputs: Inputs, arguments: Sequence[Any] = ()) -> int:
+        """Return the value of an element of an array, from the values of the array's inputs and its own arguments."""
+        return (hash((array, index, *inputs, *arguments)) ^ 0x5DEECE66D) & 0xFFFFFFFF
 
     def element_duration(self, array: int, index: int) -> float:
         """Return how long an element takes, in seconds."""
         return self.slow.get((array, index), self.element_s[array])
 
-    def serial(self) -> list[int | tuple[int, ...]]:
-        """Return all values, computed one after the other; that of an array is the tuple of those of its elements."""
-        values: list[int | tuple[int, ...]] = []
+    def serial(self, have: Mapping[int, IntervalSet] | None = None) -> RightValues:
+        """Return all values, computed one after the other.
+
+        Args:
+            have: the elements of arrays that have values, for tasks that take what is there; all if that is not given.
+        """
+        values: list[Any] = []
+
+        def whole(number: int) -> Any:
+            if number >= len(self.specs):
+                return self._selected(values, number, have)
+            shape = self.shapes.get(number)
+            return values[number] if shape is None or shape.fold is None else values[number][-1]
+
         for task, spec in enumerate(self.specs):
-            inputs = [values[each] for each in spec.inputs]
+            inputs = [whole(each) for each in self.takes(task)]
             if spec.array is None:
                 values.append(self.value(task, inputs))
-            else:
-                values.append(tuple(self.element_value(task, index, inputs) for index in range(spec.array.count)))
-        return values
+                continue
+            own: list[int] = []
+            for index in range(spec.array.count):
+                arguments = self.shape(task).arguments(own, index, whole)
+                own.append(self.element_value(task, index, inputs, arguments))
+            values.append(tuple(own))
+        return RightValues(values, [whole(number) for number in range(len(self.specs) + len(self.selections))])
+
+    def find_varying(self) -> set[int]:
+        """Return the tasks whose values hang on which elements of arrays have values, and all that depend on them."""
+        found: set[int] = set()
+        first = len(self.specs)
+        for task, spec in enumerate(self.specs):
+            selections = [self.selections[each - first] for each in self.takes(task) if each >= first]
+            if any(each.skips_missing for each in selections) or not found.isdisjoint(spec.needs):
+                found.add(task)
+        return found
+
+    def _selected(self, values: Sequence[Any], number: int, have: Mapping[int, IntervalSet] | None) -> Any:
+        """Return the value of a selection."""
+        array, elements, skips_missing = self.selections[number - len(self.specs)]
+        if isinstance(elements, int):
+            return values[array][elements]
+        if not skips_missing:
+            return tuple([values[array][index] for index in elements])
+        there = [index for index in elements if have is None or index in have[array]]
+        return tuple([(index, values[array][index]) for index in there])
 
     def max_retries(self, task: int, max_retries: int) -> int:
         """Return how often ``task`` is tried again at most after it raised."""
@@ -112,7 +180,7 @@ class Workload:
         total = 0.0
         for task, spec in enumerate(self.specs):
             if spec.array is not None:
-                total += self._longest_array_s(task, spec, spec.array.count, max_retries + crash_limit)
+                total += self._longest_array_s(task, spec, max_retries + crash_limit)
                 continue
             tries = 2 + min(self.raises.get(task, 0), max_retries) + min(self.kills.get(task, 0), crash_limit)
             if spec.timeout_s is None:
@@ -123,13 +191,17 @@ class Workload:
             total += (spec.retry_delay_s or 0.0) * 2.0**tries  # as each wait is at most twice the one before
         return total
 
-    def _longest_array_s(self, array: int, spec: TaskSpec, count: int, tries: int) -> float:
+    def _longest_array_s(self, array: int, spec: TaskSpec, tries: int) -> float:
         """Return how long the elements of an array take at most, one after the other."""
+        shape = self.shape(array)
+        count = shape.count if shape.window is None else shape.window.count
         failing = {key for table in (self.element_raises, self.element_kills) for key in table if key[0] == array}
         total = 2 * sum(self.element_duration(array, index) for index in range(count))
         total += sum(tries * self.element_duration(*key) for key in failing)
         if spec.timeout_s is not None:
             total += count * tries * spec.timeout_s
+        if shape.window is not None:
+            total += count * MAX_PULL_S
         return total + len(failing) * (spec.retry_delay_s or 0.0) * 2.0**tries
 
 
@@ -207,8 +279,18 @@ def give_arrays(rng: random.Random, load: Workload) -> None:
 
 def _make_array(rng: random.Random, array: int, load: Workload) -> None:
     count = rng.choice((0, 1, 5, 20, 60, 200))
+    load.specs[array].array = ArraySpec(count, *draw_limits(rng))
+    give_elements(rng, array, load, count)
+
+
+def draw_limits(rng: random.Random) -> tuple[int | None, int | None]:
+    """Return how many elements of an array are leased at once, and how many of them may fail."""
+    return rng.choice((None, None, 3)), rng.choice((None, None, None, 0, 2))
+
+
+def give_elements(rng: random.Random, array: int, load: Workload, count: int) -> None:
+    """Draw what befalls the elements of an array, which was a function before."""
     spec = load.specs[array]
-    spec.array = ArraySpec(count, rng.choice((None, None, 3)), rng.choice((None, None, None, 0, 2)))
     spec.keep = spec.stays = False  # the values of its elements come to rank 0
     for table in (load.raises, load.kills, load.errors):
         table.pop(array, None)

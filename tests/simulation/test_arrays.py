@@ -25,9 +25,8 @@ def load_of(count, element_s=0.01, chunk=None, max_failures=None, **options):
     return load
 
 
-@pytest.fixture
-def begun(monkeypatch):
-    """How often each element has begun under a lease that counts."""
+def count_begun(monkeypatch):
+    """Return a counter of how often each element has begun under a lease that counts."""
     counts = Counter()
     at_lease = ArrayOracle.at_lease
 
@@ -40,7 +39,8 @@ def begun(monkeypatch):
     return counts
 
 
-def test_undisturbed_each_element_is_leased_once(begun):
+def test_undisturbed_each_element_is_leased_once(monkeypatch):
+    begun = count_begun(monkeypatch)
     cluster = run(1, load=load_of(300, element_s=0.0001), faults=False, ranks=4)
     assert cluster.scheduler.status == "done"
     assert begun == Counter((0, index) for index in range(300))

@@ -1,0 +1,139 @@
+"""The iterables of simulated windowed arrays: elements come one after the other under the fake clock.
+
+The puller stands in for the thread that pulls elements in a real run; the rest of the way to the scheduler is that of
+real runs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+
+from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.dag import Plan
+from handoff_mpi.launch.resume import Resumed
+from handoff_mpi.runtime.element_puller import ElementPuller
+from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.runtime.windowed_arrays import WindowedArray
+from handoff_mpi.scheduler import Scheduler
+from handoff_mpi.scheduler.events import ElementsPulled
+from handoff_mpi.simulation.context import SimulationContext
+from handoff_mpi.simulation.shapes import MAX_PULL_S, Window
+
+
+class SimulatedPuller(ElementPuller):
+    """Pulls the elements of one windowed array, whenever its clock says so.
+
+    Args:
+        window: what comes.
+        launch: the number of the launch.
+        rng: draws how much comes when.
+        plan: has :meth:`pull` called in so many seconds.
+
+    Attributes:
+        count: how many elements have come.
+    """
+
+    def __init__(self, window: Window, launch: int, rng: random.Random, plan: Callable[[float], None]) -> None:
+        super().__init__(lambda: iter(()), window.size, lambda: None)
+        self.count = 0
+        self._source = window
+        self._launch = launch
+        self._rng = rng
+        self._plan = plan
+        self._is_planned = False
+
+    def start(self) -> None:
+        """Begin to pull."""
+        self._plan_pull()
+
+    def allow(self, ended: int) -> None:
+        """Pull until the window is full, of which ``ended`` elements have ended altogether."""
+        self._ended = ended
+        self._plan_pull()
+
+    def pull(self) -> None:
+        """Some elements come, or the iterable ends."""
+        self._is_planned = False
+        if self._is_closed:
+            return
+        wanted = self._rng.randint(1, self._room)
+        stop = min(self.count + wanted, self._source.count)
+        self._pulled.extend(self._source.element(index, self._launch) for index in range(self.count, stop))
+        self._is_over = stop < self.count + wanted
+        self.count = stop
+        if self._is_over and self._source.fails:
+            self.error = ValueError("the iterable has raised")
+        self._plan_pull()
+
+    def close(self) -> None:
+        """Pull no more."""
+        self._is_closed = True
+
+    @property
+    def _room(self) -> int:
+        return self._source.size + self._ended - self.count
+
+    def _plan_pull(self) -> None:
+        if self._room > 0 and not (self._is_planned or self._is_over or self._is_closed):
+            self._is_planned = True
+            self._plan(self._rng.choice((0.0, 0.0, 0.001, MAX_PULL_S)))
+
+
+class SimulatedWindows:
+    """The windowed arrays of a launch.
+
+    Args:
+        around: the launch.
+        plan: the tables of the run.
+        values: of arrays, by number.
+        previous: what the launch takes over.
+        journal_writer: writes the journal.
+    """
+
+    def __init__(
+        self,
+        around: SimulationContext,
+        plan: Plan,
+        values: dict[int, ArrayValues],
+        previous: Resumed,
+        journal_writer: JournalWriter,
+    ) -> None:
+        self._around = around
+        self._of: dict[int, WindowedArray] = {}
+        self._pullers: dict[int, SimulatedPuller] = {}
+        rng = random.Random(f"pulls {around.number}")
+        for number, frozen in plan.arrays.items():
+            if frozen.window is not None:
+                window = around.load.shape(number).window
+                assert window is not None
+                puller = SimulatedPuller(window, around.number, rng, self._planner(number))
+                earlier = previous.earlier_elements.get(number, ())
+                told = values[number], earlier, journal_writer
+                self._of[number] = WindowedArray(number, str(number), frozen.window, puller, *told)
+                self._pullers[number] = puller
+
+    def _planner(self, number: int) -> Callable[[float], None]:
+        clock = self._around.clock
+        return lambda seconds: clock.at(clock.now + seconds, "pull", number)
+
+    def start(self) -> None:
+        """Begin to pull."""
+        for each in self._pullers.values():
+            each.start()
+
+    def pull(self, array: int) -> int:
+        """Elements of an array come; return how many have, altogether."""
+        self._pullers[array].pull()
+        return self._pullers[array].count
+
+    def events(self, scheduler: Scheduler) -> Iterable[ElementsPulled]:
+        """Return what has come since the last time."""
+        return [*self._events(scheduler)]
+
+    def _events(self, scheduler: Scheduler) -> Iterator[ElementsPulled]:
+        for number, each in self._of.items():
+            array = scheduler.arrays.of.get(number)
+            event = None if array is None else each.take(array, self._around.clock.now)
+            if event is not None:
+                yield event

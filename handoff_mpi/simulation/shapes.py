@@ -1,0 +1,209 @@
+"""The shapes of simulated arrays: what each element takes, told one by one.
+
+A shape makes the inputs that a real plan would have, and tells apart from them, without any of their arithmetic, which
+values an element takes. The first column of an array holds the indices of its elements; an array that folds, or whose
+elements come while it runs, has one column of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
+from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput
+from handoff_mpi.arrays.windows import ElementWindow, WindowedInput
+from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.handle_elements import HandleInput
+
+#: An iterable takes at most so long for an element.
+MAX_PULL_S = 0.05
+#: Other iterables give elements that are larger by this.
+_OTHER = 1_000_000
+
+
+@dataclass(slots=True)
+class Linked:
+    """A column of elements of another array.
+
+    Attributes:
+        source: the number of that array.
+        indices: which elements of it.
+    """
+
+    source: int
+    indices: range
+
+
+@dataclass(slots=True)
+class Handles:
+    """A column of which some elements are values of tasks, or of selections.
+
+    Attributes:
+        count: how many elements it has.
+        of: the numbers of the tasks and selections, by index.
+    """
+
+    count: int
+    of: dict[int, int]
+
+
+@dataclass(slots=True)
+class Fold:
+    """Values that are folded, block by block.
+
+    Attributes:
+        source: the number of the array whose elements they are; None if they are numbers.
+        indices: which elements of it, or the numbers.
+        fan_in: how many values a block has.
+    """
+
+    source: int | None
+    indices: range
+    fan_in: int
+    _blocks: list[list[int]] = field(default_factory=list)
+
+    @property
+    def blocks(self) -> list[list[int]]:
+        """The blocks, in the order of their indices; on the levels above the first they hold such indices."""
+        blocks, level = self._blocks, [] if self._blocks else [*self.indices]
+        while len(level) > 1 or (level and not blocks):
+            first = len(blocks)
+            blocks += [level[place : place + self.fan_in] for place in range(0, len(level), self.fan_in)]
+            level = [*range(first, len(blocks))]
+        return blocks
+
+    @property
+    def firsts(self) -> int:
+        """How many blocks the first level has."""
+        return -(-len(self.indices) // self.fan_in)
+
+
+@dataclass(slots=True)
+class Window:
+    """Elements that come while the array runs.
+
+    Attributes:
+        size: at most so many have come and have not ended.
+        count: how many come.
+        fails: whether the iterable raises behind them.
+        changes_at: the index from which on the iterable gives other elements in later launches; None if none.
+    """
+
+    size: int
+    count: int
+    fails: bool = False
+    changes_at: int | None = None
+
+    def element(self, index: int, launch: int) -> int:
+        """Return what the iterable gives in a launch."""
+        is_other = launch > 1 and self.changes_at is not None and index >= self.changes_at
+        return index + _OTHER if is_other else index
+
+
+@dataclass(slots=True)
+class Shape:
+    """What the elements of one array take.
+
+    Attributes:
+        count: how many elements it has; 0 of one whose elements come while it runs.
+        columns: those behind the indices.
+        fold: the values that it folds, if it does.
+        window: its elements, if they come while it runs.
+    """
+
+    count: int
+    columns: list[Linked | Handles] = field(default_factory=list)
+    fold: Fold | None = None
+    window: Window | None = None
+
+    @property
+    def has_indices(self) -> bool:
+        """Whether its first column holds the indices of its elements; others may take these elements then."""
+        return self.fold is None and self.window is None
+
+    def freeze(self, array: int, chunk: int | None, max_failures: int | None) -> FrozenArray:
+        """Return what a plan has of it."""
+        inputs, window = self._inputs(array), None
+        if self.window is not None:
+            window = ElementWindow(1, self.window.size)
+            inputs = [WindowedInput(window, 0, "argument 1")]
+        links = tuple(link for each in inputs for link in each.links(_itself))
+        for each in inputs:
+            each.encode()
+        handles: dict[int, list[tuple[int, int]]] = {}
+        for position, column in enumerate(self.columns, 1):
+            for index, number in column.of.items() if isinstance(column, Handles) else ():
+                handles.setdefault(index, []).append((position, number))
+        return FrozenArray(tuple(inputs), self.count, chunk, max_failures, links, handles, window)
+
+    def _inputs(self, array: int) -> list[ElementInput]:
+        if self.fold is not None:
+            indices = self.fold.indices
+            values = freeze_elements(indices, "argument 2") if self.fold.source is None else _link(self.fold)
+            return [FoldedInput(values, self.fold.fan_in, array, "argument 2")]
+        inputs = [freeze_elements(range(self.count), "argument 1")]
+        for each in self.columns:
+            inputs.append(_link(each) if isinstance(each, Linked) else _handles(each))
+        return inputs
+
+    def elements_taken(self, array: int, index: int) -> list[tuple[int, int]]:
+        """Return the elements of arrays whose values an element takes: (array, index)."""
+        if self.fold is None:
+            return [(each.source, each.indices[index]) for each in self.columns if isinstance(each, Linked)]
+        source = self.fold.source if index < self.fold.firsts else array
+        return [] if source is None else [(source, each) for each in self.fold.blocks[index]]
+
+    def numbers_taken(self, index: int) -> list[int]:
+        """Return the tasks and selections whose values an element takes."""
+        return [each.of[index] for each in self.columns if isinstance(each, Handles) and index in each.of]
+
+    def arguments(self, own: Sequence[Any], index: int, value: Callable[[int], Any]) -> tuple[Any, ...]:
+        """Return what an element is called with, beside its index.
+
+        Args:
+            own: the values of the elements of the array before it.
+            value: returns that of a task or a selection, and the values of the elements of an array.
+        """
+        if self.fold is None:
+            return tuple([_argument(each, index, value) for each in self.columns])
+        block = self.fold.blocks[index]
+        if index >= self.fold.firsts:
+            return (tuple([own[each] for each in block]),)
+        source = self.fold.source
+        return (tuple(block if source is None else [value(source)[each] for each in block]),)
+
+
+def _argument(column: Linked | Handles, index: int, value: Callable[[int], Any]) -> Any:
+    if isinstance(column, Linked):
+        return value(column.source)[column.indices[index]]
+    return value(column.of[index]) if index in column.of else _plain(index)
+
+
+def _plain(index: int) -> int:
+    """Return the element of a column of handles where none is."""
+    return -1 - index
+
+
+class _Itself:
+    """The numbers of tasks by their ids, which are these numbers."""
+
+    def __getitem__(self, id: Any) -> Any:
+        return id
+
+
+_itself: Any = _Itself()
+
+
+def _link(column: Linked | Fold) -> LinkedInput:
+    assert column.source is not None
+    return LinkedInput(column.source, 0, column.indices, "argument")
+
+
+def _handles(column: Handles) -> HandleInput:
+    values = [Handle(index) if index in column.of else _plain(index) for index in range(column.count)]
+    found = HandleInput(values, "argument")
+    found.marks = dict.fromkeys(column.of, b"the same")
+    return found

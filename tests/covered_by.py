@@ -174,6 +174,7 @@ COVERED_BY = {
     "scheduler/slots.py": "scheduler/test_machine.py",
     "scheduler/tasks.py": "scheduler/test_machine.py",
     "scheduler/tracebacks.py": "scheduler/test_arrays.py",
+    "scheduler/transitions.py": "scheduler/test_machine.py",
     "scheduler/tries.py": "scheduler/test_explanation.py",
     "scheduler/waiters.py": "scheduler/test_backfilling.py",
     "signals.py": "runtime/test_output.py",

@@ -77,7 +77,7 @@ class Outcomes:
                 assert self._lacks(number, index), f"element {(number, index)} was skipped for nothing"
 
     def _may_leave(self, number: int, array: Array) -> bool:
-        """Whether any element of an array may have been given up, whatever it takes itself."""
+        """Whether any element of an array may have been given up, though all that it takes exists."""
         failure = self._scheduler.tasks.failures.get(number)
         has_no_room = failure is not None and failure.kind == NO_ROOM
         return array.has_too_many_failures or has_no_room or not self._is_open_to_all(number)

@@ -105,7 +105,7 @@ class Window:
 
 @dataclass(slots=True)
 class Shape:
-    """What the elements of one array take.
+    """Tells what the elements of one array take.
 
     Attributes:
         count: how many elements it has; 0 of one whose elements come while it runs.

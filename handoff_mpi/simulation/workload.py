@@ -32,7 +32,7 @@ Element: TypeAlias = "tuple[int, int]"
 
 
 class RightValues(NamedTuple):
-    """What must be the values of a run.
+    """The values that a run must have.
 
     Attributes:
         own: of each task; those of the elements of an array are a tuple.

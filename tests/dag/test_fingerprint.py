@@ -12,6 +12,7 @@ import sys
 import textwrap
 import types
 import weakref
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from handoff_mpi import DAG, Argument, Function, Handle, collocated, task
 from handoff_mpi.dag.fingerprint import fingerprints, objects
 from handoff_mpi.dag.fingerprint.graph import Graph
-from handoff_mpi.dag.fingerprint.modules import code_of
+from handoff_mpi.dag.fingerprint.modules import code_of, version_of
 from handoff_mpi.dag.fingerprint.reading import _Reader
 from tests.conftest import ROOT, run_process
 
@@ -1039,6 +1040,16 @@ def test_distributions_count_by_version(files, monkeypatch):
     (Path(site) / "mine_dist-1.0.dist-info").rename(Path(site) / "gone")
     install("1.1")
     assert all(old != print_of(each) for old, each in zip(before, works, strict=True))
+
+
+def test_the_version_of_a_distribution_is_what_its_metadata_say(files):
+    installed = list(metadata.distributions())
+    assert [version_of(each) for each in installed] == [each.version for each in installed]
+    files({"old-3.egg-info/PKG-INFO": "metadata-version: 1.0\nNAME: old\nVERSION:  3.0rc1\n\nVersion: 4 is near.\n"})
+    files({"none-3.dist-info/METADATA": "Name: none\n\nNo version here.\n"})
+    old, none = metadata.distribution("old"), metadata.distribution("none")
+    assert version_of(old) == old.version == "3.0rc1"
+    assert not version_of(none)
 
 
 def test_the_library_itself_counts_by_version():

@@ -22,6 +22,8 @@ from tests.benchmarks.harness import Answer, Setting, alone, arguments, in_turns
 
 COUNT = 1_000_000
 SPINS, NAPS = 2_000, 1_000
+#: Of one call in the measurement of the cores: about 1 ms.
+CALL_LOOPS = 50_000
 BOUND = "bound"
 METG, WORK, TAIL = "METG(50 %), µs", "1 ms of work each, s", "10 to 100 ms each, s"
 RANGE, BUFFER = "to map a range, ms", "to map a buffer, ms"
@@ -40,6 +42,8 @@ def ask(setting: Setting) -> Answer:
         place = Path(name)
 
         def bound() -> dict[str, float]:
+            in_calls = alone("raw", "peak", units, PEAK_LOOPS, PEAK_LOOPS // CALL_LOOPS)
+            given["spin_loops"] = round(run(in_calls, place)["loops_per_s"] * 1e-3)
             peak.update(run(alone("raw", "peak", units, PEAK_LOOPS), place))
             napped = sum(map(nap_s, range(naps))) / (setting.ranks - 1)
             return {WORK: spins * 1e-3 / units, TAIL: napped, **PROMISED}

@@ -134,12 +134,15 @@ def rates(run: Map, count: int) -> dict[str, float]:
     return {code.__name__: count / run(code, range(count)) for code in (no_op, itself)}
 
 
-def bounds(mine: Ours, count: int, spins: int, naps: int, units: int, loops_per_s: float) -> dict[str, float]:
+def bounds(
+    mine: Ours, count: int, spins: int, spin_loops: int, naps: int, units: int, loops_per_s: float
+) -> dict[str, float]:
     """Return what is held against bounds.
 
     Args:
         count: elements of a long array.
         spins, naps: elements of 1 ms of work, and elements that sleep.
+        spin_loops: the work of one of them.
         units: cores that the work keeps busy.
         loops_per_s: of one of them.
     """
@@ -149,13 +152,12 @@ def bounds(mine: Ours, count: int, spins: int, naps: int, units: int, loops_per_
     before = resident_nbytes("VmRSS")
     _, results = mine.run(no_op, range(count))
     grown = resident_nbytes("VmHWM") - before
-    loops = round(loops_per_s * 1e-3)
     return {
         "made_s": seconds_to_make(range(count)),
         "made_of_buffer_s": seconds_to_make(_buffer(count)),
         "nbytes": grown / count,
         "journal_nbytes": journal_nbytes(results),
-        "spun_s": mine.run(spin, range(spins), Fixed(loops))[0],
+        "spun_s": mine.run(spin, range(spins), Fixed(spin_loops))[0],
         "napped_s": mine.run(nap, range(naps))[0],
         "metg_s": granularity(mine, units, loops_per_s),
     }

@@ -4,7 +4,7 @@
     mpirun -n 3 python -m tests.benchmarks.raw transfer NBYTES...          # from rank 1 to rank 2
     mpirun -n 3 python -m tests.benchmarks.raw relay COUNT                 # calls by turns on ranks 1 and 2
     python -m tests.benchmarks.raw pipe COUNT WORKERS                      # bare child processes behind pipes
-    python -m tests.benchmarks.raw peak PROCESSES LOOPS                    # the most work that so many processes do
+    python -m tests.benchmarks.raw peak PROCESSES LOOPS [CALLS]            # the work that processes do, in CALLS
 
 MPI runs at the thread level that handoff_mpi asks for.
 """
@@ -121,23 +121,27 @@ def _answer(end: Any) -> None:
         end.send(end.recv())
 
 
-def peak(processes: str, loops: str) -> None:
-    """So many processes that do nothing but work, all at the same time."""
+def peak(processes: str, loops: str, calls: str = "1") -> None:
+    """So many processes that do nothing but work, all at the same time.
+
+    Many calls of few loops take some percent longer than one call of them all, whoever makes them.
+    """
     from multiprocessing import get_context
 
     context = get_context("spawn")
     ready = context.Barrier(int(processes))
     took = context.Queue()
     for _ in range(int(processes)):
-        context.Process(target=_work, args=(ready, took, int(loops)), daemon=True).start()
+        context.Process(target=_work, args=(ready, took, int(loops), int(calls)), daemon=True).start()
     seconds = [took.get(timeout=60) for _ in range(int(processes))]
     report(loops_per_s=int(loops) * len(seconds) / sum(seconds))
 
 
-def _work(ready: Any, took: Any, loops: int) -> None:
+def _work(ready: Any, took: Any, loops: int, calls: int) -> None:
     ready.wait(60)
     begun = time.perf_counter()
-    work(loops)
+    for _ in range(calls):
+        work(loops // calls)
     took.put(time.perf_counter() - begun)
 
 

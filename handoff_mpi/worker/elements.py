@@ -3,8 +3,8 @@
 An element may take less than the step of Python that calls it. So each one costs a store and a load in the control
 block, a look at the type of its value and at the clock; what costs more is done once a lease, or where an element has
 left a *note*: it has printed, forked, changed the environment, or asked for a scratch directory. A look at all of that,
-for code which leaves no note, follows each element that ends :data:`TICK_S` after the look before, and only then is the
-time written into the control block.
+for code which leaves no note, follows each element that ends :data:`TICK_S` after the look before (what it has
+changed is restored less often still), and only then is the time written into the control block.
 
 Another thread may take what has ended, and stop the loop, at any time: see :meth:`ElementLoop.take`.
 """

@@ -17,6 +17,7 @@ from handoff_mpi.dag.call_template import ELEMENT, INPUT, Placeholder
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
 from handoff_mpi.serialization import encode
 from handoff_mpi.worker import elements as elements_module
+from handoff_mpi.worker import lease_surroundings
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.context import current_task
@@ -264,8 +265,10 @@ def test_the_umask_of_an_element_is_its_own():
     assert values == dict.fromkeys(range(3), 0o022)
 
 
-def test_a_change_that_leaves_no_note_is_undone_at_the_next_look(monkeypatch):
+@pytest.mark.parametrize("interval_s", [0.0, 60.0])
+def test_a_change_that_leaves_no_note_is_undone_at_a_later_look(monkeypatch, interval_s):
     monkeypatch.setattr(elements_module, "TICK_S", 0.0)
+    monkeypatch.setattr(lease_surroundings, "RESTORE_INTERVAL_S", interval_s)
     change = os.chdir.__wrapped__
 
     def wander(x):
@@ -274,7 +277,8 @@ def test_a_change_that_leaves_no_note_is_undone_at_the_next_look(monkeypatch):
         return before
 
     here = str(Path.cwd())
-    assert values_of(run(wander, lease(range(2)))) == {0: here, 1: here}
+    assert values_of(run(wander, lease(range(3)))) == {0: here, 1: here, 2: "/" if interval_s else here}
+    assert str(Path.cwd()) == here
 
 
 def test_the_scratch_directory_of_an_element_is_its_own_and_removed_when_it_ends():

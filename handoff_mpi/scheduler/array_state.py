@@ -13,6 +13,11 @@ from handoff_mpi.scheduler.events import ElementsPulled, Failure
 
 #: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
 LEASE_S = 0.01
+#: While a slot has this many times as much to compute, leases take longer: each costs its rank and rank 0, which often
+#: share a core, about 0.4 ms.
+_LEASES_LEFT = 10
+#: But not longer than this, so that failures and values are known soon.
+_MAX_LONG_LEASE_S = 0.05
 #: But rank 0 should have to handle no more than one lease in this many seconds, so that it has time for other work. The
 #: figure is twice what ``python -m tests.benchmarks.leases`` measures of the scheduler alone.
 LEASE_INTERVAL_S = 100e-6
@@ -140,11 +145,13 @@ class Array:
         if self.element_s is None:
             return 1
         element_s = max(self.element_s, 1e-9)
-        left = len(self.todo) + len(self.awaited)
+        lease_s, left = LEASE_S, len(self.todo) + len(self.awaited)
         if self.is_open:  # more come while these are computed
             left = max(left, self.spec.window or 0)
         share = -(-left // max(1, slots))
-        lease_s = max(LEASE_S, slots * LEASE_INTERVAL_S)
+        if not (self.is_open or self.awaited):  # else others wait for what is computed
+            lease_s = max(lease_s, min(_MAX_LONG_LEASE_S, share * element_s / _LEASES_LEFT))
+        lease_s = max(lease_s, slots * LEASE_INTERVAL_S)
         if self.is_open or share * element_s > lease_s:
             share = -(-share // 2)
         count = max(min(int(lease_s / element_s), share), int(MIN_LEASE_S / element_s))

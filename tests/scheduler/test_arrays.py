@@ -123,8 +123,16 @@ def test_later_leases_take_some_time_and_the_last_ones_are_small():
     counts = Array(ArraySpec(1000), task(), IntervalSet([(0, 1000)]))
     assert counts.lease_count(4) == 1
     counts.learn(1, 0.001)
+    assert counts.lease_count(4) == 25  # a tenth of an even share
+    counts.element_s = 0.01
+    assert counts.lease_count(4) == 5  # which is too long here
+    counts.element_s = 0.001
+    counts.awaited.add(1000, 2000)
+    assert counts.lease_count(4) == 10  # elements that take those of others may wait for these
+    counts.awaited.discard(1000, 2000)
+    counts.todo.discard(160, 1000)
     assert counts.lease_count(4) == 10
-    counts.todo.discard(44, 1000)
+    counts.todo.discard(44, 160)
     assert counts.lease_count(4) == 6
     counts.todo.discard(40, 44)
     assert counts.lease_count(4) == 10  # the last ones, of an even share each

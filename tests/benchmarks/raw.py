@@ -124,7 +124,7 @@ def _answer(end: Any) -> None:
 def peak(processes: str, loops: str, calls: str = "1") -> None:
     """So many processes that do nothing but work, all at the same time.
 
-    Many calls of few loops take some percent longer than one call of them all, whoever makes them.
+    Many calls of few loops take some percent longer than one call of them all, in any process.
     """
     from multiprocessing import get_context
 

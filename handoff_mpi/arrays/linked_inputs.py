@@ -9,7 +9,7 @@ from handoff_mpi.arrays.columns import BLOCKS, Packed
 from handoff_mpi.arrays.digests import DigestObject
 from handoff_mpi.arrays.inputs import Digests, ElementInput, Piece
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
-from handoff_mpi.arrays.links import OWN, Link
+from handoff_mpi.arrays.links import Link
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.arrays.values import ArrayValues
 
@@ -131,10 +131,8 @@ class FoldedInput(ElementInput):
         return (BLOCKS, stop - start, tuple(runs)), *columns
 
     def links(self, number_of: Mapping[Hashable, int]) -> list[Link]:
-        links = [Link(each.source, each.indices, self.tree.fan_in) for each in self.input.links(number_of)]
-        for (first, last), (low, _) in zip(self.tree.levels, self.tree.levels[1:], strict=False):
-            links.append(Link(OWN, range(first, last), self.tree.fan_in, low))
-        return links
+        taken = [Link(each.source, each.indices, self.tree.fan_in) for each in self.input.links(number_of)]
+        return [*taken, *self.tree.links()]
 
     def digests(self, digest_object: DigestObject | None = None) -> Digests:
         return "fold", len(self.input), self.tree.fan_in, self.input.digests(digest_object)

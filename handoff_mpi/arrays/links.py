@@ -6,12 +6,14 @@ A link is arithmetic on intervals: it has no entry for each element.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 
 #: The source of a link to other elements of the array itself.
 OWN = -1
+#: No array has so many elements. A link to one whose elements are counted while it runs has so many indices until then.
+UNKNOWN_COUNT = 1 << 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class Link:
     def elements(self) -> Interval:
         """The elements of the array that the link is about."""
         return self.first, self.first + len(self)
+
+    def cut(self, count: int) -> Link:
+        """Return the link where the source has no more than ``count`` elements."""
+        return replace(self, indices=self.indices[: self.positions(0, count)[1]])
 
     def taken(self, start: int, stop: int) -> range:
         """Return the indices in the source that elements take, ``range(start, stop)`` of those with links."""

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 
 from handoff_mpi.arrays.intervals import Interval
+from handoff_mpi.arrays.links import OWN, Link
 
 
 class Tree:
@@ -52,6 +53,11 @@ class Tree:
         while block >= self.firsts[1]:
             low, high, block = self.taken(low)[0], self.taken(high - 1)[1], low
         return low, high
+
+    def links(self) -> list[Link]:
+        """Return which blocks of an array with these levels take results of others of its blocks."""
+        pairs = zip(self.levels, self.levels[1:], strict=False)
+        return [Link(OWN, range(first, last), self.fan_in, low) for (first, last), (low, _) in pairs]
 
     def parts(self, start: int, stop: int) -> Iterator[Interval]:
         """Yield the blocks of ``range(start, stop)``, those of each level apart."""

@@ -16,7 +16,7 @@ class ArraySpec:
     """The facts that the scheduler has of an array.
 
     Attributes:
-        count: how many elements it has; 0 of a windowed array, whose elements come while it runs.
+        count: how many elements it has; 0 if it has a window, as its elements come while it runs.
         chunk: at most so many elements are leased at once; None sets no limit.
         max_failures: once more elements than this have failed, no further ones begin; None sets no limit.
         element_s: seconds that an element is expected to take, as those of an earlier array did; None if that is
@@ -25,7 +25,10 @@ class ArraySpec:
         links: the elements of arrays that its elements take.
         tree: the levels of an array that folds values, whose own value is that of its last element; else None.
         handles: elements that are values of tasks, or of selections: index to their numbers.
-        window: at most so many elements have come and have not ended; None where all are known before the run.
+        window: at most so many elements have come and have not ended; None where all are known before the run. An array
+            with links takes elements of one that has this window: it has as many elements as those.
+        fan_in: how many values a block has of an array that folds values, the number of which is known while it runs;
+            else None.
     """
 
     count: int
@@ -37,6 +40,12 @@ class ArraySpec:
     tree: Tree | None = None
     handles: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     window: int | None = None
+    fan_in: int | None = None
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether it folds values."""
+        return self.tree is not None or self.fan_in is not None
 
 
 @dataclass(slots=True)

@@ -42,7 +42,7 @@ def why_failed(array: Array) -> ErrorReport:
     spec, failures, error = array.spec, array.failures, array.input_error
     if error is not None:
         return error
-    if not failures and spec.tree is not None:
+    if not failures and spec.is_fold:
         return ErrorReport(NOTHING_TO_FOLD, "all elements that it takes failed, or were skipped")
     if not failures:
         return ErrorReport(SKIPPED_ELEMENTS, f"{array.skipped:,} of {array.count:,} elements were skipped")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import DEATH, ErrorReport, Interval
@@ -52,8 +53,10 @@ class Array:
         slots: how many slots computed it when a lease was made last.
         leads: whether it was put at the head of its queue.
         count: how many elements there are, as far as is known.
-        is_open: whether more may come: it is a windowed array.
-        input_error: why no more came, where its iterables failed.
+        is_open: whether more may come, as it has a window.
+        is_cut: whether no more come although there may be more: its iterables failed, it did, or an array did whose
+            elements it takes.
+        input_error: why no more came, where its iterables failed, or nothing came that it could fold.
     """
 
     spec: ArraySpec
@@ -75,10 +78,22 @@ class Array:
     leads: bool = False
     count: int = 0
     is_open: bool = False
+    is_cut: bool = False
     input_error: ErrorReport | None = None
 
     def __post_init__(self) -> None:
         self.count, self.is_open = self.spec.count, self.spec.window is not None
+
+    def cut(self) -> None:
+        """No more elements come than those that are there, although there may be more."""
+        self.awaited.discard(self.count, UNKNOWN_COUNT)
+        self.is_open, self.is_cut = False, True
+
+    def restored(self, intervals: Sequence[Interval]) -> None:
+        """Elements that waited for others have values of an earlier launch."""
+        for interval in intervals:
+            self.awaited.discard(*interval)
+            self.have.add(*interval)
 
     def pulled(self, event: ElementsPulled) -> IntervalSet:
         """Take in that elements of a windowed array have come, or that no more do; return those to compute."""
@@ -89,7 +104,7 @@ class Array:
                 new.discard(*interval)
                 self.have.add(*interval)
             self.count, self.is_open = event.count, not event.is_last
-            self.input_error = event.error
+            self.input_error, self.is_cut = event.error, event.error is not None
         return new
 
     @property

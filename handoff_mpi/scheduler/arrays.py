@@ -19,7 +19,8 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.array_failures import failures_of, group_failures, why_failed
 from handoff_mpi.scheduler.array_state import Array, Lease
-from handoff_mpi.scheduler.events import ElementsPulled, Failure
+from handoff_mpi.scheduler.events import ElementsPulled, ElementsRestored, Failure
+from handoff_mpi.scheduler.growing import GrowingArrays, elements_to_await
 from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING, Cause
 from handoff_mpi.scheduler.links import Links
 from handoff_mpi.scheduler.pauses import Pauses
@@ -54,6 +55,7 @@ class Arrays:
         self.leases: dict[int, Lease] = {}
         self.ending: dict[int, None] = {}
         self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
+        self._growing = GrowingArrays(self.of, self.links, tasks, self._supplied, self._close)
         self._tasks, self._ready, self._suspects = tasks, ready, suspects
         self.selections = Selections(tasks)
         self.waiting = WaitingElements(tasks, self._begin_waiting)
@@ -79,7 +81,8 @@ class Arrays:
         new = {number: spec.array for number, spec in enumerate(specs, first) if spec.array is not None}
         for number, each in new.items():
             have = done.get(number, IntervalSet()).copy()
-            array = Array(each, replace(specs[number - first], array=None, keep=False), have.missing(each.count))
+            todo = have.missing(elements_to_await(each))
+            array = Array(each, replace(specs[number - first], array=None, keep=False), todo)
             array.have = have
             array.element_s = each.element_s
             array.suspects += suspects.get(number, ())
@@ -98,6 +101,7 @@ class Arrays:
     def close(self) -> None:
         """Let go of what refers back to this, so that the end of a run leaves nothing to the garbage collector."""
         self.links.close()
+        self._growing.close()
         self.waiting.close()
         self.pauses.close()
 
@@ -110,7 +114,13 @@ class Arrays:
     def pulled(self, event: ElementsPulled) -> None:
         """Elements of a windowed array have come, or no more do."""
         self._give_back(event.array, self.of[event.array].pulled(event))
+        self._growing.grow(event.array)
         self._close(event.array)
+
+    def restored(self, event: ElementsRestored) -> None:
+        """Elements of an array that takes those of a windowed one have values of an earlier launch."""
+        self.of[event.array].restored(event.intervals)
+        self._supply(event.array, event.intervals)
 
     # -- leases ----------------------------------------------------------------------------------------
 
@@ -384,9 +394,11 @@ class Arrays:
     def drop(self, number: int) -> None:
         """Nothing more of an array begins."""
         array = self.of[number]
+        if array.is_open:
+            array.cut()
         dropped = array.todo.intervals() + array.awaited.intervals()
         array.skipped += sum(stop - start for start, stop in dropped)
-        array.todo, array.is_open = IntervalSet(), False
+        array.todo = IntervalSet()
         array.awaited.take(len(array.awaited))
         array.suspects.clear()
         if self._tasks.state[number] == READY and number not in self._ready.exhausted:
@@ -399,6 +411,7 @@ class Arrays:
             self.skip(lease)
         if array.leases:
             self.ending[number] = None
+        self._growing.grow(number)
 
     def _close(self, number: int) -> None:
         """An array may have ended."""
@@ -415,7 +428,7 @@ class Arrays:
         Args:
             fail: called with an array that failed, and why.
         """
-        self._to_check.update(dict.fromkeys(self.links.lose_with_sources()))
+        self._lose_with_sources()
         while self._to_check:
             number, _ = self._to_check.popitem()
             array = self.of[number]
@@ -424,12 +437,20 @@ class Arrays:
                 continue
             if array.has_failed or self.links.has_nothing_to_fold(number):
                 fail(number, why_failed(array))
-            elif array.bereft:
+            elif array.bereft or array.is_cut:
                 self.links.skip(number)
             else:
                 self._tasks.complete(number)
             self._to_check.update(dict.fromkeys(self.links.consumers_of(number)))
-            self._to_check.update(dict.fromkeys(self.links.lose_with_sources()))
+            self._lose_with_sources()
+
+    def _lose_with_sources(self) -> None:
+        """Arrays may have failed or been skipped, as other tasks did: what takes their elements loses them."""
+        bereft = self.links.lose_with_sources()
+        if bereft is None:
+            return
+        self._to_check.update(dict.fromkeys(bereft))
+        self._growing.end_with_tasks()
 
     def has_work(self, number: int) -> bool:
         """Whether a number that is in flight stands for anything whose end is not known: a lease may have no more."""

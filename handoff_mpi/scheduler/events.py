@@ -90,6 +90,21 @@ class ElementsPulled:
 
 
 @dataclass(slots=True)
+class ElementsRestored:
+    """Elements of an array that takes those of a windowed one were computed by an earlier launch, from the same.
+
+    They must be told before those that they take are, and before these have come.
+
+    Attributes:
+        array: its number.
+        intervals: the elements.
+    """
+
+    array: int
+    intervals: Sequence[Interval]
+
+
+@dataclass(slots=True)
 class Retracted:
     """A rank gives back tasks it had not started."""
 
@@ -175,6 +190,7 @@ Event: TypeAlias = (
     | Finished
     | ElementsEnded
     | ElementsPulled
+    | ElementsRestored
     | Retracted
     | Unfetched
     | Persisted

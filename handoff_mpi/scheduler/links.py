@@ -53,6 +53,15 @@ class AwaitedElements:
         """Elements of the source of link ``number`` will have no values: take out and return those that take any."""
         return self._take_out(self.elements.within(*self.links[number].touched(start, stop)))
 
+    def close(self, links: Sequence[Link]) -> list[Interval]:
+        """The number of elements is known, and so are all links: take out and return those elements that may run."""
+        self._have += [IntervalSet() for _ in links[len(self.links) :]]
+        self.links = links
+        found = self.elements.intervals()
+        for link, have in zip(self.links, self._have, strict=True):
+            found = [part for interval in found for part in _supplied(link, have, *interval)]
+        return self._take_out(found)
+
     def _take_out(self, intervals: list[Interval]) -> list[Interval]:
         for interval in intervals:
             self.elements.discard(*interval)
@@ -107,11 +116,30 @@ class Links:
         for interval in free:
             elements.discard(*interval)
         self.awaited[array] = AwaitedElements(spec.links, elements)
-        for number, source in enumerate(self.sources_of(array)):
+        self._note(array, spec, 0)
+        return free
+
+    def close_array(self, array: int, spec: ArraySpec) -> list[Interval]:
+        """The number of elements of an array is known; take out and return those that wait for nothing more.
+
+        Args:
+            spec: with all links.
+        """
+        awaited = self.awaited[array]
+        known = len(awaited.links)
+        found = awaited.close(spec.links)
+        self._note(array, spec, known)
+        if array in self._trees:  # it had no blocks yet when it was told what is lost
+            source = self._trees[array].source
+            self.lose(source, self._lost(source))
+        return found
+
+    def _note(self, array: int, spec: ArraySpec, first: int) -> None:
+        """Note which arrays take elements of which, by the links from number ``first`` on."""
+        for number, source in enumerate(self.sources_of(array)[first:], first):
             self._consumers.setdefault(source, []).append((array, number))
         if spec.tree is not None and spec.links and spec.links[0].source != OWN:
             self._trees[array] = spec.links[0]
-        return free
 
     def close(self) -> None:
         """Break the reference cycles; nothing can be supplied or lost afterwards."""
@@ -145,10 +173,13 @@ class Links:
                     self._bereft(array, found)
                     stack.append((array, found))
 
-    def lose_with_sources(self) -> list[int]:
-        """Arrays may have failed or been skipped, as other tasks did; return those that take elements of theirs."""
+    def lose_with_sources(self) -> list[int] | None:
+        """Arrays may have failed or been skipped, as other tasks did; return those that take elements of theirs.
+
+        None stands for no task that has failed or been skipped since the last time.
+        """
         if len(self._tasks.failures) == self._seen_failures:
-            return []
+            return None
         self._seen_failures = len(self._tasks.failures)
         ended = [each for each in self._consumers if self._tasks.state[each] in (FAILED, SKIPPED)]
         for source in ended:

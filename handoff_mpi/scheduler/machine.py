@@ -36,6 +36,7 @@ from handoff_mpi.scheduler.events import (
     Command,
     ElementsEnded,
     ElementsPulled,
+    ElementsRestored,
     Event,
     Finished,
     Forget,
@@ -159,6 +160,7 @@ class Scheduler:
             Finished: self._on_finished,
             ElementsEnded: self._on_elements_ended,
             ElementsPulled: lambda event, now: self.arrays.pulled(event),
+            ElementsRestored: lambda event, now: self.arrays.restored(event),
             Retracted: self._on_retracted,
             Unfetched: self._on_unfetched,
             Persisted: self._on_persisted,
@@ -442,9 +444,7 @@ class Scheduler:
     def _is_out_of_time(self) -> bool:
         """Whether nothing that is left would end in the time that is left; while nothing runs."""
         due = self.ready.next_due if self._deferred else None
-        if due is None:
-            return self._placer.holds_back
-        if due < self.policy.stop_at:
+        if due is not None and due < self.policy.stop_at:
             return False
-        may_go_on = self._held or self._undecided or self.arrays.pauses.paused or self.ready.is_queued()
-        return self._placer.holds_back or not may_go_on
+        is_left = due is None or self._held or self._undecided or self.arrays.pauses.paused or self.ready.is_queued()
+        return self._placer.holds_back or not is_left

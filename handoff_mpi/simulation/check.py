@@ -68,7 +68,8 @@ def check_arrays(scheduler: Scheduler) -> None:
     arrays, state = scheduler.arrays, scheduler.tasks.state
     leases = {number: lease for number, lease in arrays.leases.items() if not lease.has_ended}
     for number, array in arrays.of.items():
-        parts = [IntervalSet(elements) for elements, _ in array.failures] + [array.todo.copy(), array.awaited]
+        awaited = IntervalSet(array.awaited.within(0, array.count))
+        parts = [IntervalSet(elements) for elements, _ in array.failures] + [array.todo.copy(), awaited]
         parts += [lease.intervals for lease in leases.values() if lease.array == number]
         together = IntervalSet(interval for part in parts for interval in part)
         assert len(together) == sum(map(len, parts)), f"an element of array {number} is in two places"

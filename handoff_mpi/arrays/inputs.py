@@ -180,6 +180,9 @@ class ElementInput(ABC):
         """
         return []
 
+    def close(self, taken: int) -> None:  # noqa: B027 - few inputs have to know
+        """The arrays whose elements it takes have ``taken`` elements each, which was not known before the run."""
+
     def digests(self, digest_object: DigestObject | None = None) -> Digests:
         """Return what says in a later launch which elements are the same, of plain built-ins.
 

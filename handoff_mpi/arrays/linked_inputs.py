@@ -1,4 +1,8 @@
-"""Inputs of arrays whose elements are values of other arrays: one by one, or blocks of them that are folded."""
+"""Inputs of arrays whose elements are values of other arrays: one by one, or blocks of them that are folded.
+
+Where the number of these is known while the run continues, two arrays fold them: the blocks of the first level are
+computed as they come, and the others once all have.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from handoff_mpi.arrays.columns import BLOCKS, Packed
 from handoff_mpi.arrays.digests import DigestObject
 from handoff_mpi.arrays.inputs import Digests, ElementInput, Piece
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
-from handoff_mpi.arrays.links import Link
+from handoff_mpi.arrays.links import UNKNOWN_COUNT, Link
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.arrays.values import ArrayValues
 
@@ -70,8 +74,63 @@ class LinkedInput(ElementInput):
         return IntervalSet([(0, min(earlier[1], self._count))])
 
 
+class BlocksInput(ElementInput):
+    """Blocks of values of an array, the number of which is known while it runs.
+
+    Args:
+        values: the values.
+        fan_in: how many values a block has; the last one has what is left.
+        name: for messages.
+
+    Attributes:
+        input: the values.
+    """
+
+    def __init__(self, values: LinkedInput, fan_in: int, name: str) -> None:
+        super().__init__(0, name)
+        self.array_ids = values.array_ids
+        self.input = values
+        self._fan_in = fan_in
+        self._taken = len(values)
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("values of an array do not exist before the run")
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def encode(self) -> None:
+        pass  # there is nothing that could change
+
+    def types(self) -> set[type]:
+        return {list}
+
+    def piece(self, start: int, stop: int) -> Piece:
+        raise AssertionError("values of an array do not exist before the run")
+
+    def piece_of(self, start: int, stop: int, values: _ValuesOf) -> Piece:
+        first, last = start * self._fan_in, min(stop * self._fan_in, self._taken)
+        columns = self.input.piece_of(first, last, values)
+        return (BLOCKS, stop - start, tuple(_runs(last - first, self._fan_in))), *columns
+
+    def close(self, taken: int) -> None:
+        self._taken = taken
+
+    def links(self, number_of: Mapping[Hashable, int]) -> list[Link]:
+        return [Link(each.source, each.indices, self._fan_in) for each in self.input.links(number_of)]
+
+    def digests(self, digest_object: DigestObject | None = None) -> Digests:
+        return "fold-blocks", self._fan_in, self.input.digests(digest_object)
+
+    def same_prefix(self, earlier: Digests, digest_object: DigestObject | None = None) -> IntervalSet:
+        return IntervalSet()  # which are the same, is known while they come
+
+
 class FoldedInput(ElementInput):
     """Blocks of values, level by level: those of ``values``, then results of blocks of the level before.
+
+    If nobody knows yet how many values there are, the levels are those of as many as nobody has.
 
     Args:
         values: the values of the first level.
@@ -89,6 +148,7 @@ class FoldedInput(ElementInput):
         super().__init__(len(self.tree), name)
         self.array_ids = values.array_ids
         self.input = values
+        self._is_growing = len(values) == UNKNOWN_COUNT
         self._id = id
 
     def __getitem__(self, index: int) -> Any:
@@ -132,7 +192,10 @@ class FoldedInput(ElementInput):
 
     def links(self, number_of: Mapping[Hashable, int]) -> list[Link]:
         taken = [Link(each.source, each.indices, self.tree.fan_in) for each in self.input.links(number_of)]
-        return [*taken, *self.tree.links()]
+        return taken if self._is_growing else [*taken, *self.tree.links()]
+
+    def close(self, taken: int) -> None:
+        self.tree = Tree(taken, self.tree.fan_in)
 
     def digests(self, digest_object: DigestObject | None = None) -> Digests:
         return "fold", len(self.input), self.tree.fan_in, self.input.digests(digest_object)

@@ -6,7 +6,8 @@ import copy
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput, tree_of
+from handoff_mpi.arrays.linked_inputs import BlocksInput, FoldedInput, LinkedInput, tree_of
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.function import Collocated, Function
 from handoff_mpi.formatting import show
@@ -58,7 +59,7 @@ def find_wrong_links(functions: Iterable[Function], by_id: Mapping[Hashable, Fun
     """Yield which arrays map over something that is no array, or one of another length."""
     for array in functions:
         for each in array.elements if type(array) is ArrayFunction else ():
-            linked = each.input if isinstance(each, FoldedInput) else each
+            linked = each.input if isinstance(each, FoldedInput | BlocksInput) else each
             if isinstance(linked, LinkedInput) and linked.id in by_id:
                 problem = _problem_of_link(linked, by_id[linked.id])
                 if problem:
@@ -69,7 +70,10 @@ def _problem_of_link(linked: LinkedInput, source: Function) -> str:
     remedy = "take the handle that the map of this DAG has returned"
     if type(source) is not ArrayFunction or tree_of(source.elements) is not None:
         return f"elements of {show(source.id)}, which is no array; {remedy}"
-    if len(source) != linked.array_count:
+    if (linked.array_count == UNKNOWN_COUNT) != (source.window is not None):
+        has = "a number that is known" if source.window is None else "as many as come while it runs"
+        return f"elements of {show(source.id)}, which has {has} and not so when its handle was made; {remedy}"
+    if source.window is None and len(source) != linked.array_count:
         has = f"and {show(source.id)} has {len(source):,}"
         return f"elements of an array of {linked.array_count:,} elements, {has}; {remedy}"
     return ""
@@ -81,13 +85,14 @@ def find_lists_of_windowed(
     """Yield which functions take the list of the values of a windowed array.
 
     Args:
-        inputs: id of a function to the ids of those whose values it takes.
+        inputs: id of a function to the ids of those whose values it takes whole.
     """
-    windowed = {id for id, each in by_id.items() if type(each) is ArrayFunction and each.window is not None}
+    arrays = [each for each in by_id.values() if type(each) is ArrayFunction and each.window is not None]
+    windowed = {each.id for each in arrays if tree_of(each.elements) is None}
     for id, taken in inputs.items() if windowed else ():
         for each in windowed.intersection(taken):
-            what = f"function {show(id)} takes the list of the values of {show(each)}, an array with window="
-            remedy = f"do that step in the function of the array, or read results[{show(each)}] after the run"
+            what = f"function {show(id)} takes the list of the values of {show(each)}, an array with a window"
+            remedy = f"map over it, fold it with reduce, or read results[{show(each)}] after the run"
             yield f"{what}, whose number nobody knows; {remedy}"
 
 

@@ -7,6 +7,7 @@ those of an array too. A handle, or a value in :class:`Fixed`, stands in its pos
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
 from handoff_mpi.arrays.linked_inputs import LinkedInput, tree_of
-from handoff_mpi.arrays.links import Link
+from handoff_mpi.arrays.links import UNKNOWN_COUNT, Link
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput
 from handoff_mpi.binding import find_binding_problem
@@ -66,6 +67,8 @@ class ArrayFunction(Function):
             elements as a float from 0 to 1; None sets no limit.
         window: at most so many elements have come and have not ended; None where all are known before the run.
         source: of a windowed array, its iterables.
+        root: the id of the windowed array whose elements come, where it takes values of it, or of one that does; None
+            where it does not.
     """
 
     elements: tuple[ElementInput, ...] = ()
@@ -73,6 +76,7 @@ class ArrayFunction(Function):
     max_failures: float | None = None
     window: int | None = None
     source: ElementSource | None = None
+    root: Hashable | None = None
 
     def __init__(
         self,
@@ -81,17 +85,20 @@ class ArrayFunction(Function):
         max_failures: float | None = None,
         window: int | None = None,
         source: ElementSource | None = None,
+        root: Hashable | None = None,
         **declared: Any,
     ) -> None:
         Function.__init__(self, **declared)
         self.window = window
         self.source = source
+        self.root = root
         self.elements = elements
         self.chunk = chunk
         self.max_failures = max_failures
 
     def __len__(self) -> int:
-        return len(self.elements[0])
+        """Return how many elements are known before the run."""
+        return len(self.elements[0]) if self.window is None else 0
 
     def __bool__(self) -> bool:
         return True  # an array without elements is a function too
@@ -110,20 +117,22 @@ class ArrayFunction(Function):
         Args:
             number_of: id to task number.
         """
-        if self.window is not None:
+        if self.source is not None and self.window is not None:
             return self._freeze_windowed(self.window)
+        # those of an array that grows learn during the run how many there are
+        elements = self.elements if self.window is None else tuple(map(copy.copy, self.elements))
         count, most = len(self), plain(self.max_failures)
         if type(most) is float:
             most = int(most * count)
-        links = tuple(link for each in self.elements for link in each.links(number_of))
-        return FrozenArray(self.elements, count, plain(self.chunk), most, links)
+        links = tuple(link for each in elements for link in each.links(number_of))
+        return FrozenArray(elements, count, plain(self.chunk), most, links, window=self.window)
 
     def _freeze_windowed(self, size: int) -> FrozenArray:
         """Return the array without elements: each run pulls its own."""
-        window = ElementWindow(len(self.elements), size)
-        elements = tuple(WindowedInput(window, number, each.name) for number, each in enumerate(self.elements))
+        pulled = ElementWindow(len(self.elements), size)
+        elements = tuple(WindowedInput(pulled, number, each.name) for number, each in enumerate(self.elements))
         most = plain(self.max_failures)
-        return FrozenArray(elements, 0, plain(self.chunk), most, window=window, source=self.source)
+        return FrozenArray(elements, 0, plain(self.chunk), most, window=size, pulled=pulled, source=self.source)
 
 
 DECLARES.add(ArrayFunction)
@@ -135,9 +144,9 @@ class FrozenArray:
 
     Attributes:
         elements: its inputs, encoded.
-        count, chunk, max_failures, links: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
+        count, chunk, max_failures, links, window: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
         handles: the elements that stand for values of functions: (number of an input, number of the source), by index.
-        window: of a windowed array, its elements that have not ended.
+        pulled: of a windowed array, its elements that have not ended.
         source: of a windowed array, its iterables.
     """
 
@@ -147,8 +156,14 @@ class FrozenArray:
     max_failures: int | None
     links: tuple[Link, ...] = ()
     handles: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
-    window: ElementWindow | None = None
+    window: int | None = None
+    pulled: ElementWindow | None = None
     source: ElementSource | None = None
+
+    def close(self, taken: int) -> None:
+        """The arrays whose elements it takes have ``taken`` elements each: no more come."""
+        for each in self.elements:
+            each.close(taken)
 
     @property
     def tree(self) -> Tree | None:
@@ -159,17 +174,20 @@ class FrozenArray:
     def spec(self) -> ArraySpec:
         """The facts that the scheduler has of it."""
         taken = {index: tuple(dict.fromkeys(source for _, source in each)) for index, each in self.handles.items()}
-        window = None if self.window is None else self.window.size
+        tree = self.tree
+        fan_in: int | None = None
+        if tree is not None and self.window is not None:
+            fan_in, tree = tree.fan_in, None
         limits = self.count, self.chunk, self.max_failures
-        return ArraySpec(*limits, links=self.links, tree=self.tree, handles=taken, window=window)
+        return ArraySpec(*limits, links=self.links, tree=tree, handles=taken, window=self.window, fan_in=fan_in)
 
 
 # -- declaration -------------------------------------------------------------------------------------------
 
 #: Handles whose elements are taken one by one.
-LISTS = frozenset({ArrayHandle, ArraySlice})
+LISTS = frozenset({ArrayHandle, ArraySlice, WindowedHandle})
 #: Iterables that each element takes whole.
-BROADCAST = frozenset({Fixed, Handle, WindowedHandle, ArrayElement, Argument})
+BROADCAST = frozenset({Fixed, Handle, ArrayElement, Argument})
 #: By class of code: its function, and the options that it was declared with.
 DECLARED: dict[type, Callable[[Any], tuple[Callable[..., Any], Mapping[str, Any]]]] = {}
 #: The options of an array that a function does not have, and the id.
@@ -208,8 +226,11 @@ def declare_array(
     where = f"map({name})"
     check_options(options, where)
     fixed = unwrapped(options.get("fixed"), where)
-    window, source = plain(options.get("window")), None
+    window, source, root = plain(options.get("window")), None, None
     if window is None:
+        followed = find_followed(iterables, options.get("max_failures"), where)
+        if followed is not None:
+            window, root = followed.window, followed.root
         positions, elements = _read_arguments(iterables, where)
     else:
         check_window(window, options.get("max_failures"), where)
@@ -226,6 +247,7 @@ def declare_array(
         options.get("max_failures"),
         window,
         source,
+        root,
         id=unique_id(name) if id is None else id,
         code=function,
         extra_args=positions,
@@ -307,6 +329,28 @@ def _windowed_arguments(
     return positions, elements, ElementSource([*of_elements.values()])
 
 
+def find_followed(iterables: Sequence[Any], max_failures: Any, where: str) -> WindowedHandle | None:
+    """Return a handle of a windowed array among iterables, None if there is none.
+
+    Raises:
+        DAGError: others of them have elements whose number may be another one.
+    """
+    windowed = [each for each in iterables if type(each) is WindowedHandle]
+    if not windowed:
+        return None
+    for number, each in enumerate(iterables, 1):
+        if type(each) is not WindowedHandle and type(each) not in BROADCAST:
+            what = f"argument {number} is {show(each)}, beside values of which nobody knows how many come"
+            remedy = "have its elements read by the array with window=, or pass Fixed(...) of it"
+            raise DAGError(f"{what}; {remedy}", where)
+    roots = list(dict.fromkeys(each.root for each in windowed))
+    if len(roots) > 1:
+        what = f"{show(roots[0])} and {show(roots[1])} read iterables of their own, which may give different numbers"
+        raise DAGError(f"{what} of elements; map over them together in one array with window=", where)
+    check_window(windowed[0].window, max_failures, where)
+    return windowed[0]
+
+
 def check_window(size: Any, max_failures: Any, where: str) -> None:
     """Refuse what is not the size of a window, and a share of failures of elements that nobody can count.
 
@@ -330,6 +374,8 @@ def read_elements(values: Any, name: str, where: str, remedy: str = _OF_ALL) -> 
     Raises:
         DAGError: it has none that can be used.
     """
+    if type(values) is WindowedHandle:
+        return LinkedInput(values.id, UNKNOWN_COUNT, range(UNKNOWN_COUNT), name)
     if type(values) in LISTS:
         return LinkedInput(values.id, values.array_count, values.elements, name)
     check_iterable(values, name, where, remedy)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput
+from handoff_mpi.arrays.inputs import ElementInput
+from handoff_mpi.arrays.linked_inputs import BlocksInput, FoldedInput, LinkedInput
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.binding import find_binding_problem
 from handoff_mpi.dag.arrays import (
     ARRAY_OPTIONS,
@@ -21,6 +23,7 @@ from handoff_mpi.dag.arrays import (
     Fixed,
     check_iterable,
     check_options,
+    find_followed,
     name_of,
     read_elements,
     unwrapped,
@@ -40,7 +43,7 @@ _OPTIONS = ARRAY_OPTIONS - {"max_failures", "window"} | {"fan_in"}
 _REFUSED = {
     **REFUSED,
     "max_failures": "a fold has no value if any of its elements has failed; leave out max_failures=",
-    "window": "the blocks of a fold depend on the number of values; leave out window=",
+    "window": "it folds values that are known before the run; leave out window=, and fold what map(..., window=) returns",
     "initial": "it has no initial value; put one among the values",
     "argument_inclusion": "each call gets two values; leave out argument_inclusion=",
 }
@@ -68,7 +71,7 @@ def declare_fold(
     """Return the functions that ``DAG.reduce`` adds; the last one folds.
 
     Where handles are among the values, an array before it has the values for which they stand: it is those of that
-    array that are folded.
+    array that are folded. Where nobody knows how many values come, an array before it folds blocks of them as they do.
 
     Raises:
         DAGError: as of ``DAG.reduce``.
@@ -82,6 +85,8 @@ def declare_fold(
         raise DAGError(f"{show(values)} stands for a value that is not known before the run; {remedy}", where)
     name = name_of(function)
     id = unique_id(name) if options.get("id") is None else options["id"]
+    followed = find_followed([values], None, where)
+    window, root = (None, None) if followed is None else (followed.window, followed.root)
     elements = read_elements(values, "values", where, _ITERABLE)
     if not len(elements):
         raise DAGError("there is nothing to fold; give at least one value", where)
@@ -92,16 +97,25 @@ def declare_fold(
         itself = [Placeholder(ELEMENT, 0)]
         before = [ArrayFunction((elements,), None, id=values_id, code=_itself, extra_args=itself)]
         elements = LinkedInput(values_id, len(elements), range(len(elements)), elements.name)
-    fold = ArrayFunction(
-        (FoldedInput(elements, plain(fan_in), id, elements.name),),
-        options.get("chunk"),
-        id=id,
-        code=Fold(function),
-        extra_args=[Placeholder(ELEMENT, 0)],
-        kwargs=unwrapped(options.get("fixed"), where),
-        **declared,
-    )
-    return [*before, fold]
+
+    def folding(input: ElementInput, id: Hashable) -> ArrayFunction:
+        return ArrayFunction(
+            (input,),
+            options.get("chunk"),
+            window=window,
+            root=root,
+            id=id,
+            code=Fold(function),
+            extra_args=[Placeholder(ELEMENT, 0)],
+            kwargs=unwrapped(options.get("fixed"), where),
+            **declared,
+        )
+
+    if type(elements) is LinkedInput and window is not None:
+        blocks_id = unique_id(f"{id_text(id)}-blocks")
+        before = [folding(BlocksInput(elements, plain(fan_in), elements.name), blocks_id)]
+        elements = LinkedInput(blocks_id, UNKNOWN_COUNT, range(UNKNOWN_COUNT), elements.name)
+    return [*before, folding(FoldedInput(elements, plain(fan_in), id, elements.name), id)]
 
 
 def _itself(value: Any) -> Any:

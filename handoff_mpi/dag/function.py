@@ -274,7 +274,7 @@ REFERENCES: frozenset[type] = HANDLES | {Argument}
 DECLARES: set[type] = {Function}
 _AS_THEY_ARE: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Handle: lambda handle: (Handle, (handle.id,)),
-    WindowedHandle: lambda handle: (WindowedHandle, (handle.id,)),
+    WindowedHandle: lambda handle: (WindowedHandle, (handle.id, handle.root, handle.window)),
     ArrayHandle: lambda handle: (ArrayHandle, (handle.id, len(handle))),
     ArraySlice: lambda handle: (ArraySlice, (handle.id, handle.array_count, handle.elements)),
     ArrayElement: lambda handle: (ArrayElement, (handle.id, handle.array_count, handle.index)),

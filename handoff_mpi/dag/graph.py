@@ -190,7 +190,7 @@ class DAG:
         function = declare_array(code, iterables, {**given, **options}, self.unique_id)
         self.add_function(function)
         if function.window is not None:
-            return WindowedHandle(function.id)
+            return WindowedHandle(function.id, function.id if function.root is None else function.root, function.window)
         return ArrayHandle(function.id, len(function))
 
     def reduce(

@@ -211,12 +211,25 @@ class ArrayElement(_OfArray):
 
 
 class WindowedHandle(Handle):
-    """Stands for the values of an array that ``dag.map`` has declared with ``window=``.
+    """Stands for the values of an array that ``dag.map`` has declared with ``window=``, or over such an array.
 
-    Nobody knows before the run how many elements come, so it has no length, no elements and no slices.
+    Nobody knows before the run how many elements come, so it has no length, no elements and no slices. ``dag.map`` and
+    ``dag.reduce`` take it.
+
+    Attributes:
+        root: the id of the array that reads iterables, whose elements come.
+        window: of that array.
     """
 
-    __slots__ = ()
+    __slots__ = ("root", "window")
+
+    root: Hashable
+    window: int
+
+    def __init__(self, id: Hashable, root: Hashable, window: int) -> None:
+        super().__init__(id)
+        object.__setattr__(self, "root", root)
+        object.__setattr__(self, "window", window)
 
     def __repr__(self) -> str:
         return f"WindowedHandle({show(self.id)})"

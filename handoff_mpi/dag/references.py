@@ -91,13 +91,17 @@ class ReferenceFinder:
 
 def inputs_of(function: Function, finder: ReferenceFinder | None = None) -> list[Hashable]:
     """Return the ids of the functions whose values ``function`` takes, each once, in order of appearance."""
+    ids = [*taken_whole(function, finder), *function.linked_ids]
+    return list(dict.fromkeys(ids)) if len(ids) > 1 else ids
+
+
+def taken_whole(function: Function, finder: ReferenceFinder | None = None) -> list[Hashable]:
+    """Return the ids of the functions whose values it takes whole: of an array, not element by element."""
     ids = [input_id(reference) for reference in function.args]
     if function.extra_args or function.kwargs:
         constants = [*function.extra_args, *function.kwargs.values()]
         ids += [reference.id for reference in (finder or ReferenceFinder()).find(constants)]
-    ids += function.linked_ids
-    ids += function.element_ids
-    return list(dict.fromkeys(ids)) if len(ids) > 1 else ids
+    return [*ids, *function.element_ids]
 
 
 def _in_order(items: Any) -> list[Any]:

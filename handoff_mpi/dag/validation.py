@@ -28,7 +28,7 @@ from handoff_mpi.dag.handle import HANDLES, Handle
 from handoff_mpi.dag.handle_elements import find_inline_elements
 from handoff_mpi.dag.ids import are_plain_ids, find_id_problem
 from handoff_mpi.dag.kinds import Kinds
-from handoff_mpi.dag.references import ATOMS, SPECIAL, ReferenceFinder, inputs_of
+from handoff_mpi.dag.references import ATOMS, SPECIAL, ReferenceFinder, inputs_of, taken_whole
 from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S, find_wrong_retry_on
 from handoff_mpi.dag.selections import find_wrong_selections
 from handoff_mpi.dag.surroundings import find_wrong_surroundings
@@ -91,7 +91,8 @@ def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Functi
     problems += [f"{_named(those)}: {problem}" for problem, those in wrong_in.items()]
     finder = ReferenceFinder()
     inputs = {key: inputs_of(function, finder) for key, function in by_id.items() if id(function) not in unreadable}
-    problems += [*_missing(inputs, by_id), *find_lists_of_windowed(inputs, by_id)]
+    problems += _missing(inputs, by_id)
+    problems += find_lists_of_windowed({key: taken_whole(by_id[key], finder) for key in inputs}, by_id)
     problems += find_wrong_links(functions, by_id)
     right = [function for function in by_id.values() if id(function) not in unreadable]
     problems += find_wrong_selections(right, by_id, finder)

@@ -22,6 +22,8 @@ _MAX_LINES = 3
 ITS_INPUT = "its input"
 #: The reason of elements that an earlier launch computed from others.
 OTHER_ARGUMENTS = "the arguments of these elements changed"
+#: Why a function runs again of which nobody knows whether it has changed.
+BEHIND_WINDOWED = "it depends on all elements of an array with a window, which are compared as they come"
 _ACCEPTABLE = re.compile(r"Python is |the code of |the arguments of .+ changed$")
 HOW_TO_KEEP = "add --accept-changes NAME"
 
@@ -242,6 +244,8 @@ class Changes:
     def _any_reason(self, task: int) -> str:
         if task in self._resumed.rerun:
             return "--rerun names it" if task in self._rerun.named else "--rerun names a function that it depends on"
+        if task in self._resumed.unknown:
+            return BEHIND_WINDOWED
         if task in self._changed:
             return self._reason(task) or self._changed_input(task)
         return self._why_elements(task) if task in self._plan.arrays else self._why_unusable(task)

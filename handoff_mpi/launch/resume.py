@@ -15,7 +15,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
-from handoff_mpi.launch.takers import find_outdated, with_consumers
+from handoff_mpi.launch.takers import behind_windowed, find_outdated, with_consumers
 from handoff_mpi.results.array_history import ArrayLaunch, EarlierElements, FindColumn, as_it_is
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
@@ -43,6 +43,8 @@ class Resumed:
         other_arguments: how many elements of an array had values, and have other arguments now.
         suspect_elements: see :class:`~handoff_mpi.scheduler.Submitted`.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
+        unknown: the tasks that depend on all elements of a windowed array: whether they change is known when these
+            have come, so they run again.
     """
 
     rest: dict[int, ValueLocation] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Resumed:
     other_arguments: dict[int, int] = field(default_factory=dict)
     suspect_elements: dict[int, list[list[Interval]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
+    unknown: set[int] = field(default_factory=set)
 
 
 class ValueFiles:
@@ -110,11 +113,12 @@ def resume(
     if not (history.done or history.suspects or history.incidents or history.arrays):
         return resumed
     resumed.rerun = with_consumers(plan, {*rerun.named})
+    resumed.unknown = behind_windowed(plan)
     fresh, again = spread(plan, rerun)
     known: dict[int, Done] = {}
     arrays: dict[int, Sequence[ArrayLaunch]] = {}
     for task, id in enumerate(plan.ids):
-        mark = None if task in fresh else fingerprint(id)
+        mark = None if task in fresh or task in resumed.unknown else fingerprint(id)
         if mark is None:
             continue
         identity = (id, mark)
@@ -133,8 +137,9 @@ def resume(
     resumed.other_arguments = taken_over.other_arguments
     for task, launches in arrays.items():
         if plan.arrays[task].window is not None:
-            earlier = [EarlierElements(launch, find_column) for launch in launches if launch.block]
-            resumed.earlier_elements[task] = [each for each in earlier if len(each.values)]
+            is_pulled = plan.arrays[task].pulled is not None
+            with_values = [launch for launch in launches if launch.has_any and bool(launch.block) == is_pulled]
+            resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in with_values]
     if any(each.skips_missing for each in plan.selections.all):
         _leave_outdated(plan, known, arrays, resumed)
     _take_over(plan, known, is_intact, again.keys(), resumed)

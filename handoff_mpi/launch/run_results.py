@@ -175,7 +175,7 @@ def _take_payloads(run: BegunRun, prepared: PreparedResults) -> None:
     for task, id in enumerate(plan.ids):
         if task in plan.arrays:
             values = run.resumed.array_values[task]
-            if plan.arrays[task].tree is not None and values.is_complete:
+            if plan.arrays[task].tree is not None and values.count and values.is_complete:
                 prepared.take_fold(id, values)
         elif at_rank0[task]:
             try:

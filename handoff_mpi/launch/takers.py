@@ -26,6 +26,12 @@ def with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
     return tasks
 
 
+def behind_windowed(plan: Plan) -> set[int]:
+    """Return the tasks that depend on all elements of a windowed array: on a fold of these."""
+    folds = {number for number, each in plan.arrays.items() if each.window is not None and each.tree is not None}
+    return with_consumers(plan, {*folds}) - folds
+
+
 def takes_any(plan: Plan, task: int, array: int, elements: IntervalSet) -> bool:
     """Whether ``task`` takes ``array`` whole, or any of these elements of it."""
     spec = plan.specs[task]

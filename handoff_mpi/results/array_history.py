@@ -86,7 +86,7 @@ class ArrayLaunch:
 
 
 class EarlierElements:
-    """The elements of a windowed array in an earlier launch.
+    """The elements of a windowed array in an earlier launch, or of one that takes elements of such.
 
     Args:
         launch: as the journal tells it.
@@ -94,6 +94,7 @@ class EarlierElements:
 
     Attributes:
         epoch, block, covered: as of the launch.
+        total: how many elements it had; None if more might have come.
         values: of the elements that it computed.
     """
 
@@ -101,6 +102,7 @@ class EarlierElements:
         self.epoch = launch.epoch
         self.block = launch.block
         self.covered = launch.covered
+        self.total = None if launch.is_open else launch.count
         self.values = ArrayValues(launch.count)
         self._digests = bytes(launch.pulled_digests)
         everything = IntervalSet([(0, launch.count)])

@@ -154,9 +154,9 @@ class JournalWriter:
             digests: the last one may be of a part of a block.
             is_last: whether no more elements come.
         """
-        window = self._plan.arrays[array].window
-        assert window is not None, "it is a windowed array"
-        self._journal.append(("pulled", array, window.block, block, covered, digests, is_last))
+        pulled = self._plan.arrays[array].pulled
+        length = 0 if pulled is None else pulled.block
+        self._journal.append(("pulled", array, length, block, covered, digests, is_last))
 
     def elements_restored(self, array: int, epoch: int, intervals: Sequence[Interval]) -> None:
         """Note elements of a windowed array that an earlier launch has computed."""

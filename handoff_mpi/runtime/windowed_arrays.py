@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from handoff_mpi.arrays.columns import ColumnError
 from handoff_mpi.arrays.digests import NO_DIGEST
@@ -25,7 +24,8 @@ from handoff_mpi.messages import ErrorReport
 from handoff_mpi.results.array_history import EarlierElements
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
-from handoff_mpi.scheduler import ElementsPulled
+from handoff_mpi.runtime.window_consumers import Compared, WindowConsumers, consumers_of
+from handoff_mpi.scheduler import ElementsPulled, ElementsRestored
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.serialization import reason_of
 from handoff_mpi.worker.error_report import describe
@@ -39,13 +39,6 @@ _NEVER = float("inf")
 _UNSENDABLE = "EncodingError"
 
 
-class _Judged(NamedTuple):
-    """Elements that an earlier launch has computed."""
-
-    epoch: int
-    intervals: Sequence[Interval]
-
-
 class WindowedArray:
     """The elements of one windowed array, on their way from its iterables to the scheduler.
 
@@ -57,6 +50,7 @@ class WindowedArray:
         values: of the array, which take over those of earlier launches.
         earlier: what those have computed, in order.
         journal_writer: writes the digests of elements into the journal.
+        consumers: the arrays that take its elements.
     """
 
     def __init__(
@@ -68,6 +62,7 @@ class WindowedArray:
         values: ArrayValues,
         earlier: Sequence[EarlierElements],
         journal_writer: JournalWriter,
+        consumers: WindowConsumers | None,
     ) -> None:
         self.number = number
         self.puller = puller
@@ -76,6 +71,7 @@ class WindowedArray:
         self._values = values
         self._earlier = [each for each in earlier if each.block == window.block]
         self._journal_writer = journal_writer
+        self._consumers = consumers
         self._digest_object = ObjectDigests()
         self._error: ErrorReport | None = None
         self._offered = 0
@@ -89,23 +85,25 @@ class WindowedArray:
         self._recorded = 0
         self._next_record = 0.0
 
-    def take(self, array: Array, now: float) -> ElementsPulled | None:
-        """Take in what was pulled; return the event of it, None if there is none.
+    def take(self, arrays: Mapping[int, Array], now: float) -> list[ElementsPulled | ElementsRestored]:
+        """Take in what was pulled; return the events of it.
 
         Args:
-            array: where its elements stand.
+            arrays: where the elements of arrays stand, by number.
         """
+        array = arrays[self.number]
         if not array.is_open:
             self.puller.close()
-            return None
+            return []
         self._release(array)
-        event = self._take_news() if self.puller.has_news else None
-        is_last = event is not None and event.is_last
+        events = self._take_news(arrays) if self.puller.has_news else []
+        is_last = bool(events) and isinstance(events[-1], ElementsPulled) and events[-1].is_last
         if self._digests or is_last or (now >= self._next_record and self._recorded < self._window.count):
             self._record(now, is_last)
-            event = event or ElementsPulled(self.number, self._offered)  # a turn writes the record
-        self.puller.allow(array.done + array.failed + array.skipped)
-        return event
+            events = events or [ElementsPulled(self.number, self._offered)]  # a turn writes the record
+        own = array.done + array.failed + array.skipped
+        self.puller.allow(own if self._consumers is None else self._consumers.ended(arrays, array))
+        return events
 
     def finish(self) -> None:
         """Have the journal know all elements that have come: the run has ended, and may be resumed."""
@@ -118,23 +116,27 @@ class WindowedArray:
             self._window.ended(intervals)
         self._released = len(array.failures)
 
-    def _take_news(self) -> ElementsPulled:
+    def _take_news(self, arrays: Mapping[int, Array]) -> list[ElementsPulled | ElementsRestored]:
         is_over = self.puller.is_over  # before: what comes after it is taken too
         restored: list[Interval] = []
+        events: list[ElementsPulled | ElementsRestored] = []
         elements = self.puller.take(MAX_TAKEN)
         place = 0
         while place < len(elements) and self._error is None:
             part = elements[place : place + self._window.room_in_block()]
             place += len(part)
             self._add(part)
-            restored += self._judge(is_last=False)
+            restored += self._judge(arrays, events, is_last=False)
         is_last = self._error is not None or (is_over and len(elements) < MAX_TAKEN)
         if is_last:
-            restored += self._judge(is_last=True)
+            restored += self._judge(arrays, events, is_last=True)
             if self._error is None and self.puller.error is not None:
                 self._error = self._why_ended(self.puller.error)
+            if self._error is None and self._consumers is not None:
+                events += self._consumers.close(self._offered, arrays)
             self.puller.close()
-        return ElementsPulled(self.number, self._offered, restored, is_last, self._error)
+        events.append(ElementsPulled(self.number, self._offered, restored, is_last, self._error))
+        return events
 
     def _why_ended(self, error: BaseException) -> ErrorReport:
         """Return what is reported of an exception of the iterables."""
@@ -158,10 +160,14 @@ class WindowedArray:
     def _digest(self, stop: int) -> bytes:
         return self._window.digest(stop, self._digest_object)
 
-    def _judge(self, is_last: bool) -> list[Interval]:
+    def _judge(
+        self, arrays: Mapping[int, Array], events: list[ElementsPulled | ElementsRestored], is_last: bool
+    ) -> list[Interval]:
         """Offer elements whose block need not be compared any more; return those that an earlier launch has computed.
 
         Args:
+            arrays: where the elements of arrays stand, by number.
+            events: is given those of consumers.
             is_last: whether no more elements come.
         """
         count, block = self._window.count, self._window.block
@@ -173,17 +179,20 @@ class WindowedArray:
             wanted = max([min(low + block, each.covered) for each in self._earlier])
             if count < wanted and not is_last:
                 return []
-            for judged in self._compare(low, count):
-                restored += judged.intervals
-                self._journal_writer.elements_restored(self.number, judged.epoch, judged.intervals)
+            compared = self._compare(low, count)
+            for epoch, intervals in compared.taken.items():
+                restored += intervals
+                self._journal_writer.elements_restored(self.number, epoch, intervals)
+            if self._consumers is not None:
+                events += self._consumers.restore(compared, arrays)
             self._judged = low + block
         self._window.ended(restored)
         self._offered = count
         return restored
 
-    def _compare(self, low: int, count: int) -> list[_Judged]:
+    def _compare(self, low: int, count: int) -> Compared:
         """Take over elements of the block that begins at ``low``, those of the newest launch first."""
-        found: list[_Judged] = []
+        found, same = dict[int, Sequence[Interval]](), dict[int, Interval]()
         others: list[bytes] = []
         for each in reversed(self._earlier):
             stop = min(low + self._window.block, each.covered)
@@ -191,9 +200,10 @@ class WindowedArray:
                 continue
             digest = self._digest(stop)
             if digest == each.digest(low):
+                same[each.epoch] = (low, stop)
                 intervals = self._values.take(each.values, low, stop)
                 if intervals:
-                    found.append(_Judged(each.epoch, intervals))
+                    found[each.epoch] = intervals
             elif any(each.values.have.within(low, stop)):
                 others.append(digest)
         if others and not found:
@@ -201,7 +211,7 @@ class WindowedArray:
             changed = "its iterables give other elements than in an earlier launch"
             why = "its elements cannot be compared with those of an earlier launch" if has_none else changed
             self._say_again(f"{why} from element {low:,} on, so they run again")
-        return found
+        return Compared(count, found, same)
 
     def _say_again(self, why: str) -> None:
         """Say once that elements run again."""
@@ -253,30 +263,26 @@ class WindowedArrays:
         os.set_blocking(self._write, False)
         self._of: list[WindowedArray] = []
         for number, frozen in plan.arrays.items():
-            if frozen.window is not None and frozen.source is not None:
-                puller = ElementPuller(frozen.source.begin, frozen.window.size, self._ring)
+            if frozen.pulled is not None and frozen.source is not None:
+                puller = ElementPuller(frozen.source.begin, frozen.pulled.size, self._ring)
                 label, before = show(plan.ids[number]), earlier.get(number, ())
-                self._of.append(
-                    WindowedArray(number, label, frozen.window, puller, values[number], before, journal_writer)
-                )
+                consumers = consumers_of(number, plan)
+                following = WindowConsumers(number, consumers, plan, values, earlier, journal_writer)
+                its = puller, values[number], before, journal_writer, following if consumers else None
+                self._of.append(WindowedArray(number, label, frozen.pulled, *its))
 
     def start(self) -> None:
         """Begin to pull elements."""
         for each in self._of:
             each.puller.start()
 
-    def events(self, now: float) -> list[ElementsPulled]:
+    def events(self, now: float) -> list[ElementsPulled | ElementsRestored]:
         """Return what has come since the last time."""
         if self._is_rung:
             self._is_rung = False
             with suppress(BlockingIOError):
                 os.read(self._read, 1024)
-        found = []
-        for each in self._of:
-            array = self._arrays.get(each.number)
-            if array is not None:
-                found.append(each.take(array, now))
-        return [event for event in found if event is not None]
+        return [event for each in self._of if each.number in self._arrays for event in each.take(self._arrays, now)]
 
     def finish(self) -> None:
         """Note what has come until the end of the run."""

@@ -256,11 +256,11 @@ class WorkerReports:
         """Store the values of elements, before anything acts on them."""
         self._recorder.elements_ended(source, array, report, started, duration)
         if report.ended:
-            window = self._plan.arrays[array].window
-            column = self._dispatcher.keep_column(report.column, window is not None)
+            frozen = self._plan.arrays[array]
+            column = self._dispatcher.keep_column(report.column, frozen.window is not None)
             self._dispatcher.array_values[array].put(report.ended, column)
-            if window is not None:
-                window.ended(report.ended)
+            if frozen.pulled is not None:
+                frozen.pulled.ended(report.ended)
             if isinstance(column, FiledColumn):
                 report = report._replace(column=column.plain)
         if self.journal_writer is not None:

@@ -1,0 +1,202 @@
+"""The arrays that take elements of one windowed array, directly or not: what earlier launches have computed of them.
+
+An element is the same if those that it takes are the same, have a value, and have not been computed again since. That
+is known of elements of the windowed array as they come; so it is followed from these, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.trees import Tree
+from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.dag import Plan
+from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.results.array_history import EarlierElements
+from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.scheduler import ElementsRestored
+from handoff_mpi.scheduler.array_state import Array
+
+_NONE = IntervalSet()
+
+
+class Compared(NamedTuple):
+    """Elements of a windowed array that came together, compared with those of earlier launches.
+
+    Attributes:
+        stop: how many have come altogether.
+        taken: launch to the elements whose values it computed, and which are taken over.
+        same: launch to those that are what they were in it.
+    """
+
+    stop: int
+    taken: Mapping[int, Sequence[Interval]]
+    same: Mapping[int, Interval]
+
+
+class WindowConsumers:
+    """The consumers of one windowed array.
+
+    Args:
+        root: the number of that array.
+        numbers: those of the consumers, each behind those whose elements it takes.
+        plan: the run's tables.
+        values: of arrays, by number.
+        earlier: array to what earlier launches have computed.
+        journal_writer: writes the journal.
+    """
+
+    def __init__(
+        self,
+        root: int,
+        numbers: Sequence[int],
+        plan: Plan,
+        values: Mapping[int, ArrayValues],
+        earlier: Mapping[int, Sequence[EarlierElements]],
+        journal_writer: JournalWriter,
+    ) -> None:
+        self._root = root
+        self._numbers = numbers
+        self._arrays = plan.arrays
+        self._paced = _that_pace(root, numbers, plan)
+        self._values = values
+        self._earlier = {number: earlier.get(number, ()) for number in numbers}
+        self._totals = {each.epoch: each.total for each in earlier.get(root, ())}
+        self._there: dict[tuple[int, int], IntervalSet] = {}  # array, launch: what is what it was then
+        self._compared = dict.fromkeys(numbers, 0)
+        self._journal_writer = journal_writer
+        for number in numbers:
+            journal_writer.elements_pulled(number, 0, 0, b"", is_last=False)
+
+    def ended(self, arrays: Mapping[int, Array], root: Array) -> int:
+        """Return how many elements have ended of the windowed array, and of each of those that must keep up."""
+        paced = [arrays[number] for number in self._paced]
+        return min(each.done + each.failed + each.skipped for each in (root, *paced) if each is root or each.is_open)
+
+    def restore(self, compared: Compared, arrays: Mapping[int, Array]) -> list[ElementsRestored]:
+        """Take over elements; return the events of that, in the order in which they must be told."""
+        for epoch, (_, stop) in compared.same.items():
+            there = self._there.setdefault((self._root, epoch), IntervalSet())
+            for launch, intervals in compared.taken.items():
+                if launch <= epoch:
+                    there.update(IntervalSet(intervals).within(0, stop))
+        events: list[ElementsRestored] = []
+        for number in self._numbers:
+            if arrays[number].is_open and not _is_fold(self._arrays[number]):
+                events += self._restore(number, compared.stop, is_last=False)
+        return events[::-1]
+
+    def close(self, count: int, arrays: Mapping[int, Array]) -> list[ElementsRestored]:
+        """No more elements come of the windowed array than ``count``; return as :meth:`restore` does."""
+        events: list[ElementsRestored] = []
+        counts = {self._root: count}
+        for number in self._numbers:
+            frozen = self._arrays[number]
+            link = frozen.links[0]
+            taken = counts[link.source]
+            frozen.close(taken)
+            counts[number] = -(-taken // link.block)
+            if _is_fold(frozen):
+                counts[number] = len(Tree(taken, link.block)) if taken else 0
+                events += self._restore_fold(number, link.source, counts) if arrays[number].is_open else ()
+            elif arrays[number].is_open:
+                events += self._restore(number, count, is_last=True)
+            self._values[number].count = counts[number]
+            self._journal_writer.elements_pulled(number, 0, counts[number], b"", is_last=True)
+        return events[::-1]
+
+    def _restore(self, number: int, count: int, is_last: bool) -> Iterator[ElementsRestored]:
+        """Take over elements of one array, as far as ``count`` elements of the windowed one have come."""
+        block = self._arrays[number].links[0].block
+        start, stop = self._compared[number], -(-count // block) if is_last else count // block
+        self._compared[number] = stop
+        same = {epoch: self._same(number, epoch, (start, stop), count, is_last) for epoch in self._totals}
+        found = IntervalSet()
+        for each in reversed(self._earlier[number]):
+            mine = same.get(each.epoch, _NONE)
+            taken = [part for interval in mine for part in self._values[number].take(each.values, *interval)]
+            if taken:
+                found.update(taken)
+                self._journal_writer.elements_restored(number, each.epoch, taken)
+                for epoch, elements in same.items():
+                    if each.epoch <= epoch:
+                        there = self._there.setdefault((number, epoch), IntervalSet())
+                        there.update(part for interval in taken for part in elements.within(*interval))
+        if found:
+            yield ElementsRestored(number, found.intervals())
+
+    def _same(self, number: int, epoch: int, elements: Interval, count: int, is_last: bool) -> IntervalSet:
+        """Return which elements take what they took in a launch, and as much of it."""
+        links, total = self._arrays[number].links, self._totals[epoch]
+        (start, stop), block = elements, links[0].block
+        if not (is_last and total == count):  # the last one may have had fewer values, or has fewer now
+            stop = min(stop, count // block, stop if total is None else total // block)
+        same = IntervalSet([(start, stop)])
+        for link in links:
+            there = self._there.get((link.source, epoch), _NONE)
+            positions = IntervalSet(there.within(start * block, stop * block))
+            of_link = link.cut(count) if is_last else link
+            same = IntervalSet(part for interval in same for part in of_link.supplied(positions, *interval))
+        return same
+
+    def _restore_fold(self, number: int, source: int, counts: Mapping[int, int]) -> Iterator[ElementsRestored]:
+        """Take over the levels of a fold whole, if all that they fold is what it was."""
+        everything = IntervalSet([(0, counts[source])])
+        for each in reversed(self._earlier[number]):
+            is_same = self._totals.get(each.epoch) == counts[self._root]
+            if is_same and self._there.get((source, each.epoch)) == everything and len(each.values) == counts[number]:
+                taken = self._values[number].take(each.values, 0, counts[number])
+                self._journal_writer.elements_restored(number, each.epoch, taken)
+                yield ElementsRestored(number, taken)
+                return
+
+
+def _is_fold(frozen: FrozenArray) -> bool:
+    return frozen.tree is not None
+
+
+def _that_pace(root: int, numbers: Sequence[int], plan: Plan) -> list[int]:
+    """Return the consumers that the windowed array must not leave behind.
+
+    One that folds waits for more elements to come, as does one that takes a value that depends on all of them.
+    """
+    family, waiting = {root, *numbers}, set()
+    found = []
+    for number in numbers:
+        links = plan.arrays[number].links
+        if any(link.block > 1 or link.source in waiting for link in links) or _depends(plan, number, family):
+            waiting.add(number)
+        else:
+            found.append(number)
+    return found
+
+
+def _depends(plan: Plan, number: int, family: Collection[int]) -> bool:
+    """Whether a value that all elements of an array take depends on one of ``family``."""
+    stack = [*plan.specs[number].inputs]
+    seen = set(stack)
+    while stack:
+        each = stack.pop()
+        if each in family:
+            return True
+        new = set(plan.specs[each].needs) - seen
+        seen |= new
+        stack += new
+    return False
+
+
+def consumers_of(root: int, plan: Plan) -> list[int]:
+    """Return the arrays that take elements of a windowed one, each behind those whose elements it takes."""
+    found: dict[int, None] = {}
+    growing = [number for number, each in plan.arrays.items() if each.window is not None and each.links]
+    has_more = True
+    while has_more:
+        has_more = False
+        for number in growing:
+            sources = {link.source for link in plan.arrays[number].links}
+            if number not in found and sources <= {root, *found}:
+                found[number] = None
+                has_more = True
+    return [*found]

@@ -17,10 +17,11 @@ from dataclasses import replace
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
-from handoff_mpi.scheduler.array_failures import failures_of, group_failures, why_failed
-from handoff_mpi.scheduler.array_state import Array, Lease
-from handoff_mpi.scheduler.events import ElementsPulled, ElementsRestored, Failure
+from handoff_mpi.scheduler.array_failures import group_failures, why_failed
+from handoff_mpi.scheduler.array_state import Array
+from handoff_mpi.scheduler.events import ElementsPulled, ElementsRestored
 from handoff_mpi.scheduler.growing import GrowingArrays, elements_to_await
+from handoff_mpi.scheduler.lease_table import LeaseTable
 from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING, Cause
 from handoff_mpi.scheduler.links import Links
 from handoff_mpi.scheduler.pauses import Pauses
@@ -33,7 +34,7 @@ from handoff_mpi.scheduler.waiting_elements import WaitingElements
 MAX_LEASES = 2
 
 
-class Arrays:
+class Arrays(LeaseTable):
     """The arrays of a run, and their leases.
 
     Args:
@@ -41,8 +42,6 @@ class Arrays:
         suspects: the tasks that must run in a child process.
 
     Attributes:
-        of: array number to its elements.
-        leases: lease number to its elements; those that ended in this turn are still there.
         links, waiting: the elements that wait for others, and for functions.
         selections: the elements that functions wait for.
         ending: the arrays of which no element waits, while some are leased.
@@ -51,18 +50,16 @@ class Arrays:
     """
 
     def __init__(self, tasks: TaskTable, ready: ReadyTasks, suspects: set[int]) -> None:
-        self.of: dict[int, Array] = {}
-        self.leases: dict[int, Lease] = {}
+        super().__init__(tasks)
         self.ending: dict[int, None] = {}
         self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
         self._growing = GrowingArrays(self.of, self.links, tasks, self._supplied, self._close)
-        self._tasks, self._ready, self._suspects = tasks, ready, suspects
+        self._ready, self._suspects = ready, suspects
         self.selections = Selections(tasks)
         self.waiting = WaitingElements(tasks, self._begin_waiting)
         self.pauses = Pauses(tasks, ready, self.of, self.leases, self._put)
         self.given_up: list[int] = []
         self._withheld: dict[int, list[int]] = {}
-        self._ended: list[int] = []
         self._to_check: dict[int, None] = {}
 
     def submit(
@@ -124,16 +121,6 @@ class Arrays:
 
     # -- leases ----------------------------------------------------------------------------------------
 
-    def begin_turn(self) -> None:
-        """The log of the turn before was read: the numbers of leases that ended may be used again."""
-        for number in self._ended:
-            lease = self.leases.pop(number)
-            self._tasks.lease_failures.pop(number, None)
-            array = self.of[lease.array]
-            if self._tasks.specs[number] is array.lease_spec:
-                array.free.append(number)
-        self._ended.clear()
-
     def lease(self, number: int, slots: int) -> int:
         """Lease elements of an array that was taken from its queue; return the number of the lease, which is READY.
 
@@ -158,28 +145,10 @@ class Arrays:
             self.ending[number] = None
         return lease
 
-    def _begin(self, number: int, lease: int, intervals: Sequence[Interval]) -> None:
-        """Note a lease, which the task table holds."""
-        self.of[number].leases.add(lease)
-        self.leases[lease] = Lease(number, IntervalSet(intervals))
-
     def _begin_waiting(self, number: int, lease: int, intervals: Sequence[Interval]) -> None:
         """Note a lease that waits for functions."""
         self._begin(number, lease, intervals)
         self.pauses.begin_waiting(number, lease)
-
-    def sent(self, number: int, now: float) -> None:
-        """A lease was sent to a rank."""
-        self.of[self.leases[number].array].in_flight[number] = now
-
-    def landed(self, number: int) -> None:
-        """A lease is at no rank any more, or has no elements that could be asked for."""
-        self.of[self.leases[number].array].in_flight.pop(number, None)
-
-    def attempt(self, number: int) -> int:
-        """Return the attempt of a task, or of the elements of a lease: another lease alone is no other attempt."""
-        lease = self.leases.get(number)
-        return self._tasks.attempts[number] if lease is None else lease.incidents + 1
 
     def progress(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
         """A part of a lease has ended; return its elements that failed, as leases that are dispatched, and why."""
@@ -451,19 +420,6 @@ class Arrays:
             return
         self._to_check.update(dict.fromkeys(bereft))
         self._growing.end_with_tasks()
-
-    def has_work(self, number: int) -> bool:
-        """Whether a number that is in flight stands for anything whose end is not known: a lease may have no more."""
-        lease = self.leases.get(number)
-        return lease is None or bool(lease.intervals)
-
-    def is_dropped(self, lease: int) -> bool:
-        """Whether a number is that of a lease whose array begins nothing more."""
-        return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
-
-    def failures_of(self, number: int) -> list[tuple[tuple[Interval, ...], Failure]]:
-        """Return which elements of a lease have failed for good, in this turn, and why."""
-        return failures_of(self.leases[number], self._tasks.lease_failures[number])
 
     def task_of(self, number: int) -> int:
         """Return the array of a lease or a selection, or else the number itself: which task it stands for."""

@@ -1,8 +1,9 @@
 """Declarations of users: functions, their inputs, costs and constraints, gathered in a DAG."""
 
-from handoff_mpi.dag.arrays import ArrayFunction, Fixed, FrozenArray
+from handoff_mpi.dag.arrays import ArrayFunction, Fixed
 from handoff_mpi.dag.call_template import build_call, build_element_calls
 from handoff_mpi.dag.codec import Deserializer, Serializer
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.function import Argument, Collocated, Function, collocated
 from handoff_mpi.dag.graph import DAG
 from handoff_mpi.dag.handle import ArrayHandle, Handle, WindowedHandle

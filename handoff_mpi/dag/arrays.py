@@ -10,18 +10,18 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from numbers import Number
 from typing import Any, Generic, TypeVar
 
 from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
-from handoff_mpi.arrays.linked_inputs import LinkedInput, tree_of
-from handoff_mpi.arrays.links import UNKNOWN_COUNT, Link
-from handoff_mpi.arrays.trees import Tree
+from handoff_mpi.arrays.linked_inputs import LinkedInput
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput
 from handoff_mpi.binding import find_binding_problem
 from handoff_mpi.dag.call_template import ELEMENT, Placeholder
 from handoff_mpi.dag.element_source import ElementSource
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.function import (
     DECLARES,
     REGULAR,
@@ -32,7 +32,6 @@ from handoff_mpi.dag.function import (
 )
 from handoff_mpi.dag.handle import HANDLES, ArrayElement, ArrayHandle, ArraySlice, Handle, WindowedHandle
 from handoff_mpi.dag.handle_elements import references_of, with_handles
-from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
 from handoff_mpi.numerals import plain
@@ -136,50 +135,6 @@ class ArrayFunction(Function):
 
 
 DECLARES.add(ArrayFunction)
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenArray:
-    """An array in a plan.
-
-    Attributes:
-        elements: its inputs, encoded.
-        count, chunk, max_failures, links, window: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
-        handles: the elements that stand for values of functions: (number of an input, number of the source), by index.
-        pulled: of a windowed array, its elements that have not ended.
-        source: of a windowed array, its iterables.
-    """
-
-    elements: tuple[ElementInput, ...]
-    count: int
-    chunk: int | None
-    max_failures: int | None
-    links: tuple[Link, ...] = ()
-    handles: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
-    window: int | None = None
-    pulled: ElementWindow | None = None
-    source: ElementSource | None = None
-
-    def close(self, taken: int) -> None:
-        """The arrays whose elements it takes have ``taken`` elements each: no more come."""
-        for each in self.elements:
-            each.close(taken)
-
-    @property
-    def tree(self) -> Tree | None:
-        """The levels of an array that folds values."""
-        return tree_of(self.elements)
-
-    @property
-    def spec(self) -> ArraySpec:
-        """The facts that the scheduler has of it."""
-        taken = {index: tuple(dict.fromkeys(source for _, source in each)) for index, each in self.handles.items()}
-        tree = self.tree
-        fan_in: int | None = None
-        if tree is not None and self.window is not None:
-            fan_in, tree = tree.fan_in, None
-        limits = self.count, self.chunk, self.max_failures
-        return ArraySpec(*limits, links=self.links, tree=tree, handles=taken, window=self.window, fan_in=fan_in)
 
 
 # -- declaration -------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ _OPTIONS = ARRAY_OPTIONS - {"max_failures", "window"} | {"fan_in"}
 _REFUSED = {
     **REFUSED,
     "max_failures": "a fold has no value if any of its elements has failed; leave out max_failures=",
-    "window": "it folds values that are known before the run; leave out window=, and fold what map(..., window=) returns",
+    "window": "it folds values that are known; leave out window=, and fold what map(..., window=...) returns",
     "initial": "it has no initial value; put one among the values",
     "argument_inclusion": "each call gets two values; leave out argument_inclusion=",
 }

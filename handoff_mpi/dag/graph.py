@@ -210,7 +210,7 @@ class DAG:
 
         Args:
             code: a function of two values, or a :func:`~handoff_mpi.task`, whose options then hold for each block.
-            values: an array's handle, a slice of one, or an iterable as :meth:`map` takes it.
+            values: an array's handle, with a window too, a slice of one, or an iterable as :meth:`map` takes it.
             fan_in: how many values a block has, at least two.
             options: as of :meth:`map`, all but ``max_failures``: ``fixed`` are keyword arguments of each call.
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from handoff_mpi.arrays.inputs import ElementInput
 from handoff_mpi.by_value import one_state
-from handoff_mpi.dag.arrays import ArrayFunction, FrozenArray
+from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.call_template import VALUES, CallTemplate
 from handoff_mpi.dag.collocation import groups_of
 from handoff_mpi.dag.encoded_tables import EncodedTables
 from handoff_mpi.dag.faults import Faults, without_addresses
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle

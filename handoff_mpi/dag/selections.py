@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from handoff_mpi.dag.arrays import ArrayFunction, FrozenArray
+from handoff_mpi.dag.arrays import ArrayFunction
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.function import SKIP, Argument, Function
 from handoff_mpi.dag.handle import OF_ARRAYS, ArrayElement, ArrayHandle, ArraySlice, elements_text
 from handoff_mpi.dag.handle_elements import references_of

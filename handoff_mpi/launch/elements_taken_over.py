@@ -13,8 +13,8 @@ from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.links import OWN, Link
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
-from handoff_mpi.dag.arrays import FrozenArray
 from handoff_mpi.dag.fingerprint import ObjectDigests
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import is_of_any, single_elements, takes_any
 from handoff_mpi.results.array_history import ArrayLaunch, FindColumn, as_it_is, suspects_of, take_over

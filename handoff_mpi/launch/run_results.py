@@ -127,12 +127,12 @@ def _errors(plan: Plan, scheduler: Scheduler) -> dict[Hashable, FunctionError]:
 
 def _tells_of_elements(array: Array) -> bool:
     """Whether the failures of an array are those of its elements, which users see."""
-    return bool(array.failures) and array.spec.tree is None and array.input_error is None
+    return bool(array.failures) and not array.spec.is_fold and array.input_error is None
 
 
 def _arrays(run: BegunRun) -> dict[Hashable, ArrayResult]:
     plan, arrays = run.checked.plan, run.checked.scheduler.arrays.of
-    return {plan.ids[task]: make_array_result(run, task) for task, array in arrays.items() if array.spec.tree is None}
+    return {plan.ids[task]: make_array_result(run, task) for task, array in arrays.items() if not array.spec.is_fold}
 
 
 def make_array_result(run: BegunRun, task: int) -> ArrayResult:

@@ -13,7 +13,7 @@ from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
-from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.results.array_history import EarlierElements
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.scheduler import ElementsRestored
@@ -76,7 +76,7 @@ class WindowConsumers:
         return min(each.done + each.failed + each.skipped for each in (root, *paced) if each is root or each.is_open)
 
     def restore(self, compared: Compared, arrays: Mapping[int, Array]) -> list[ElementsRestored]:
-        """Take over elements; return the events of that, in the order in which they must be told."""
+        """Take over elements; return the events of that, those of the arrays furthest from the root first."""
         for epoch, (_, stop) in compared.same.items():
             there = self._there.setdefault((self._root, epoch), IntervalSet())
             for launch, intervals in compared.taken.items():

@@ -111,6 +111,7 @@ class Arrays(LeaseTable):
     def pulled(self, event: ElementsPulled) -> None:
         """Elements of a windowed array have come, or no more do."""
         self._give_back(event.array, self.of[event.array].pulled(event))
+        self._supply(event.array, event.done)
         self._growing.grow(event.array)
         self._close(event.array)
 

@@ -93,7 +93,7 @@ class ElementsPulled:
 class ElementsRestored:
     """Elements of an array that takes those of a windowed one were computed by an earlier launch, from the same.
 
-    They must be told before those that they take are, and before these have come.
+    This event comes before that of the elements which they take, and before these have come.
 
     Attributes:
         array: its number.

@@ -129,7 +129,7 @@ class Links:
         known = len(awaited.links)
         found = awaited.close(spec.links)
         self._note(array, spec, known)
-        if array in self._trees:  # it had no blocks yet when it was told what is lost
+        if array in self._trees:  # it had no blocks yet when those that it takes were lost
             source = self._trees[array].source
             self.lose(source, self._lost(source))
         return found

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import Plan, TaskSpec
-from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import INLINE_RESULT_NBYTES

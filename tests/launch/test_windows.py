@@ -159,7 +159,7 @@ def test_a_function_of_the_whole_list_is_refused():
     dag = DAG("list")
     xs = dag.map(double, iter(range(10)), window=4, id="xs")
     dag.add_function(Function("report", [xs], sum))
-    with pytest.raises(DAGError, match=r"'report' takes the list of the values of 'xs', an array with window="):
+    with pytest.raises(DAGError, match=r"'report' takes the list of the values of 'xs', an array with a window"):
         dag.validate()
 
 
@@ -350,11 +350,6 @@ def test_values_of_another_array_are_refused_with_a_window():
         dag.map(double, xs, window=5)
     with pytest.raises(DAGError, match="leave out window="):
         dag.reduce(max, range(10), window=5)
-    windowed = dag.map(double, range(10), window=3, id="ys")
-    with pytest.raises(DAGError):
-        dag.reduce(max, windowed)
-    with pytest.raises(DAGError, match="stands for a value that is not known before the run"):
-        dag.map(double, windowed)
 
 
 KILLED = """

@@ -1,4 +1,4 @@
-"""Arrays that take elements of windowed ones: dialogues, and random runs compared with what each element would become."""
+"""Arrays that take elements of windowed ones: dialogues, and random runs compared with what elements would become."""
 
 from __future__ import annotations
 
@@ -137,6 +137,14 @@ def test_elements_that_an_earlier_launch_computed_do_not_run_again():
     end_all(run, known)
     assert run.status == "done" and states_of(run) == {0: (6, 0, 0), 1: (6, 0, 0), 2: (3, 0, 0)}
     assert known.begun == Counter({4: 2, 5: 2, 2: 1})
+
+
+def test_elements_run_that_take_some_which_an_earlier_launch_computed():
+    run, known = begin(windowed(), following(0), slots=(1,))
+    known.tell(ElementsPulled(0, 5, [(0, 5)]))
+    end_all(run, known)
+    known.tell(ElementsPulled(0, 5, is_last=True))
+    assert run.status == "done" and states_of(run)[1] == (5, 0, 0)
 
 
 def test_a_run_that_is_stopped_waits_for_no_elements_that_follow():

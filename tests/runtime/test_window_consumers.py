@@ -1,0 +1,272 @@
+"""Arrays and folds that take elements of windowed arrays: in a process, in ranks, after deaths, and when resumed."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import time
+
+import pytest
+
+from handoff_mpi import DAG, Fixed, Function, execute, load
+from handoff_mpi.errors import DAGError
+from tests.launch.test_windows import PLACES
+
+
+def run(dag, run_dir=False, **options):
+    return execute(dag, run_dir=run_dir, check=False, output="off", **options)
+
+
+class Noting:
+    """Calls a function, and notes that with its name in a file."""
+
+    def __init__(self, notes, name, code):
+        self.notes, self.name, self.code = notes, name, code
+
+    def __call__(self, *values):
+        with self.notes.open("a") as file:
+            file.write(f"{self.name} ")
+        return self.code(*values)
+
+
+@pytest.fixture
+def notes(tmp_path_factory):
+    return tmp_path_factory.mktemp("notes") / "notes"
+
+
+def newly_called(notes):
+    """How often each function was called since the last time."""
+    found = notes.read_text().split() if notes.exists() else []
+    notes.unlink(missing_ok=True)
+    return {name: found.count(name) for name in sorted({*found})}
+
+
+def chain(notes, elements, *, fan_in=8, window=64):
+    """x -> 2x; 2x + 1; their product; the sum of the products; and a function of that."""
+    dag = DAG("chain")
+    noting = functools.partial(Noting, notes)
+    xs = dag.map(noting("f", lambda x: 2 * x), elements, window=window, id="xs", version="1")
+    ys = dag.map(noting("g", lambda x: x + 1), xs, id="ys", version="1")
+    zs = dag.map(noting("h", operator.mul), xs, ys, id="zs", version="1")
+    total = dag.reduce(operator.add, zs, fan_in=fan_in, id="total", version="1")
+    dag.add_function(Function("report", [total], noting("report", str), version="1"))
+    return dag
+
+
+def products(elements):
+    return [2 * x * (2 * x + 1) for x in elements]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 65, 513])
+def test_values_are_those_of_plain_calls(notes, count):
+    results = run(chain(notes, iter(range(count))))
+    assert results.status == "done"
+    assert results["zs"][:] == products(range(count))
+    assert results["total"] == sum(products(range(count))) and results["report"] == str(results["total"])
+    assert newly_called(notes) == {"f": count, "g": count, "h": count, "report": 1}
+
+
+@pytest.mark.parametrize("count", [1, 5, 100])
+def test_a_fold_has_the_blocks_that_it_has_of_a_list(count):
+    def shown(a, b):
+        return f"({a} {b})"
+
+    dag = DAG("folds")
+    words = [str(each) for each in range(count)]
+    dag.reduce(shown, dag.map(str, iter(words), window=9), fan_in=3, id="windowed")
+    dag.reduce(shown, words, fan_in=3, id="list")
+    results = run(dag)
+    assert results["windowed"] == results["list"]
+
+
+def test_there_is_nothing_to_fold_where_nothing_comes(notes):
+    results = run(chain(notes, iter(())))
+    assert results.status == "failed"
+    assert "has no elements" in str(results.errors["total"]) and results["xs"][:] == []
+
+
+def test_other_arguments_of_an_element_are_the_same_for_all(notes):
+    dag = DAG("others")
+    xs = dag.map(int, iter("123"), window=2)
+    table = dag.add_function(Function("table", [], lambda: {"k": 100}))
+    dag.map(lambda x, y, table, k: x + y + table["k"] + k, xs, Fixed(10), table, fixed={"k": 1000}, id="sums")
+    assert run(dag)["sums"][:] == [1111, 1112, 1113]
+
+
+def test_an_element_that_fails_takes_along_those_that_take_it():
+    def odd(x):
+        if x % 2 == 0:
+            raise ValueError(x)
+        return x
+
+    dag = DAG("fails")
+    xs = dag.map(odd, iter(range(10)), window=4, id="xs", max_retries=0)
+    dag.map(str, xs, id="ys")
+    dag.reduce(operator.add, xs, id="total")
+    results = run(dag)
+    assert [results["ys"].get(index) for index in range(10)] == [str(x) if x % 2 else None for x in range(10)]
+    assert not results["ys"].errors and results.status == "failed"
+    assert "total" not in results
+
+
+def test_what_has_come_is_computed_where_the_iterable_raises(notes):
+    def torn():
+        yield from range(20)
+        raise OSError("torn")
+
+    results = run(chain(notes, torn()))
+    assert results["zs"][:20] == products(range(20)) and results.errors["xs"].kind == "OSError"
+    assert "total" not in results and newly_called(notes)["h"] == 20
+
+
+def test_the_iterables_wait_for_what_takes_their_elements(notes):
+    most = [0]
+
+    def numbers():
+        for number in range(60):
+            yield number
+            most[0] = max(most[0], number + 1 - len(notes.read_text().split() if notes.exists() else ()))
+
+    dag = DAG("paced")
+    dag.map(Noting(notes, "slow", lambda x: time.sleep(0.002)), dag.map(int, numbers(), window=10), id="ys")
+    assert run(dag).status == "done"
+    assert 2 < most[0] <= 10
+
+
+def test_the_iterables_wait_for_nothing_that_waits_for_all_of_their_elements():
+    dag = DAG("normalized")
+    xs = dag.map(float, iter(range(100)), window=8)
+    total = dag.reduce(operator.add, xs, fan_in=16)
+    shares = dag.map(operator.truediv, xs, total, id="shares")
+    dag.map(float, shares, id="again")
+    results = run(dag)
+    assert results.status == "done"
+    assert results["again"][:] == [x / 4950 for x in range(100)]
+
+
+def test_a_function_of_the_list_is_refused_and_of_a_fold_is_not(notes):
+    dag = chain(notes, iter(range(3)))
+    dag.add_function(Function("list", ["ys"], sum))
+    with pytest.raises(DAGError, match=r"'list' takes the list of the values of 'ys'.*map over it, fold it"):
+        dag.validate()
+
+
+def test_iterables_of_other_lengths_are_refused():
+    dag = DAG("lengths")
+    xs = dag.map(int, iter("12"), window=2, id="xs")
+    others = dag.map(int, iter("12"), window=2, id="others")
+    with pytest.raises(DAGError, match=r"argument 2 is range\(0, 2\), beside values of which nobody knows how many"):
+        dag.map(pow, xs, range(2))
+    with pytest.raises(DAGError, match="'xs' and 'others' read iterables of their own"):
+        dag.map(pow, xs, others)
+    with pytest.raises(DAGError, match="max_failures is a share"):
+        dag.map(int, xs, max_failures=0.5)
+    with pytest.raises(DAGError, match="map over it without window="):
+        dag.map(int, xs, window=5)
+
+
+# -- resume --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [512, 515])
+def test_elements_that_take_the_same_do_not_run_again(tmp_path, notes, count):
+    run(chain(notes, iter(range(count))), tmp_path)
+    newly_called(notes)
+    results = run(chain(notes, iter(range(count))), tmp_path)
+    assert results["total"] == sum(products(range(count)))
+    assert newly_called(notes) == {"report": 1}  # nobody knew before all elements had come
+    results = run(chain(notes, iter(range(count + 3))), tmp_path)
+    assert results["report"] == str(sum(products(range(count + 3)))) and results["zs"][-1] == products([count + 2])[0]
+    assert newly_called(notes) == {"f": 3, "g": 3, "h": 3, "report": 1}
+
+
+def test_elements_that_take_others_run_again_with_their_block(tmp_path, notes):
+    run(chain(notes, iter(range(600))), tmp_path)
+    newly_called(notes)
+    other = [*range(300), -1, *range(301, 600)]
+    results = run(chain(notes, iter(other)), tmp_path)
+    assert results["zs"][:] == load(tmp_path)["zs"][:] == products(other)
+    assert results["report"] == load(tmp_path)["report"] == str(sum(products(other)))
+    assert newly_called(notes) == {"f": 64, "g": 64, "h": 64, "report": 1}  # a block of the window
+    results = run(chain(notes, iter(range(600))), tmp_path)  # as they were before
+    assert results["report"] == str(sum(products(range(600))))
+    assert newly_called(notes) == {"report": 1}
+
+
+def test_a_run_that_failed_half_way_goes_on_where_it_was(tmp_path, notes):
+    def torn():
+        yield from range(300)
+        raise OSError("torn")
+
+    run(chain(notes, torn()), tmp_path)
+    newly_called(notes)
+    assert run(chain(notes, iter(range(400))), tmp_path)["report"] == str(sum(products(range(400))))
+    assert newly_called(notes) == {"f": 100, "g": 100, "h": 100, "report": 1}
+
+
+def test_a_consumer_whose_code_changed_runs_again_and_its_source_does_not(tmp_path, notes):
+    run(chain(notes, iter(range(100))), tmp_path)
+    newly_called(notes)
+    dag = DAG("chain")
+    noting = functools.partial(Noting, notes)
+    xs = dag.map(noting("f", lambda x: 2 * x), iter(range(100)), window=64, id="xs", version="1")
+    dag.map(noting("g", lambda x: x - 1), xs, id="ys", version="2")
+    assert run(dag, tmp_path, accept_changes=())["ys"][:] == [2 * x - 1 for x in range(100)]
+    assert newly_called(notes) == {"g": 100}
+
+
+# -- the command line ----------------------------------------------------------------------------------------
+
+DAG_FILE = """
+import os, signal
+from handoff_mpi import DAG
+
+def f(x):
+    return 2 * x
+
+def g(x):
+    with open("notes", "a") as file:
+        file.write(f"{x} ")
+    if x == 3000 and os.environ.get("KILLS") and not os.path.exists("killed"):
+        open("killed", "w").close()
+        os.kill(os.getppid() if os.environ["KILLS"] == "job" else os.getpid(), signal.SIGKILL)
+    return x + 1
+
+def add(a, b):
+    return a + b
+
+dag = DAG("killed")
+xs = dag.map(f, (index for index in range(4000)), window=500, id="xs", max_retries=2)
+ys = dag.map(g, xs, id="ys", max_retries=2)
+dag.reduce(add, ys, fan_in=16, id="total")
+"""
+TOTAL = sum(2 * x + 1 for x in range(4000))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", PLACES)
+def test_elements_run_in_each_place(handoff, tmp_path, place):
+    (tmp_path / "dag.py").write_text(DAG_FILE)
+    ended = handoff(*PLACES[place], "--run-dir", "r", "dag.py")
+    assert ended.rc == 0, ended.err
+    assert load(tmp_path / "r")["total"] == TOTAL
+    assert len((tmp_path / "notes").read_text().split()) == 4000
+
+
+@pytest.mark.long
+def test_no_element_is_lost_when_the_job_is_killed(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(DAG_FILE)
+    command = "run", "--isolation", "process", "--run-dir", "r", "dag.py"
+    assert handoff(*command, env={"KILLS": "job"}).rc != 0
+    assert handoff(*command).rc == 0
+    assert load(tmp_path / "r")["total"] == TOTAL
+    calls = (tmp_path / "notes").read_text().split()
+    assert len({*calls}) == 4000 and len(calls) < 4000 + 1100
+
+
+@pytest.mark.long
+def test_no_element_is_lost_when_a_child_dies(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(DAG_FILE)
+    ended = handoff("run", "-n", "3", "--isolation", "process", "--run-dir", "r", "dag.py", env={"KILLS": "child"})
+    assert ended.rc == 0, ended.err
+    assert load(tmp_path / "r")["total"] == TOTAL

@@ -594,7 +594,7 @@ def test_a_windowed_array_s_handle_is_a_handle():
     dag.add_function(Function("report", (), told, [[xs]], {"k": Argument(xs)}))
     again = pickle.loads(pickle.dumps(dag["report"]))
     assert type(again.extra_args[0][0]) is WindowedHandle and again.kwargs["k"].id == "xs"
-    with pytest.raises(DAGError, match=r"'report' takes the list of the values of 'xs', an array with window="):
+    with pytest.raises(DAGError, match=r"'report' takes the list of the values of 'xs', an array with a window"):
         dag.validate()
     for use in (bool, lambda xs: xs + 1, pickle.dumps, lambda xs: xs.mean):
         with pytest.raises((TypeError, AttributeError), match=r"do(es)? not exist until the run"):
@@ -603,7 +603,7 @@ def test_a_windowed_array_s_handle_is_a_handle():
 
 def test_a_dag_with_a_windowed_array_has_the_fingerprints_that_it_had():
     marks = []
-    for handle in (Handle("xs"), WindowedHandle("xs")):
+    for handle in (Handle("xs"), WindowedHandle("xs", "xs", 5)):
         dag = DAG("d")
         dag.add_function(Function("xs", (), double, [21]))
         dag.add_function(Function("y", (), told, [[handle]]))

@@ -39,7 +39,7 @@ REFUSED = {
         r"values is Fixed\(.*, which is one value; pass an array",
     ),
     "fixed": (lambda dag: dag.reduce(add, [1], fixed=[1]), r"^reduce\(add\): fixed is \[1\], and must map names"),
-    "a window": (lambda dag: dag.reduce(add, [1], window=5), "^reduce.* number of values; leave out window="),
+    "a window": (lambda dag: dag.reduce(add, [1], window=5), "^reduce.* that are known; leave out window="),
     "an initial value": (lambda dag: dag.reduce(add, [1], initial=5), "no initial value; put one among the values"),
     "as a list": (
         lambda dag: dag.reduce(add, [1], argument_inclusion="as_list"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.simulation.shapes import Fold, Handles, Linked, Shape, Window
 from handoff_mpi.simulation.workload import Workload, draw_limits, give_elements

@@ -7,16 +7,17 @@ real runs.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.runtime.window_consumers import WindowConsumers, consumers_of
 from handoff_mpi.runtime.windowed_arrays import WindowedArray
 from handoff_mpi.scheduler import Scheduler
-from handoff_mpi.scheduler.events import ElementsPulled
+from handoff_mpi.scheduler.events import ElementsPulled, ElementsRestored
 from handoff_mpi.simulation.context import SimulationContext
 from handoff_mpi.simulation.shapes import MAX_PULL_S, Window
 
@@ -104,13 +105,16 @@ class SimulatedWindows:
         self._pullers: dict[int, SimulatedPuller] = {}
         rng = random.Random(f"pulls {around.number}")
         for number, frozen in plan.arrays.items():
-            if frozen.window is not None:
+            if frozen.pulled is not None:
                 window = around.load.shape(number).window
                 assert window is not None
                 puller = SimulatedPuller(window, around.number, rng, self._planner(number))
                 earlier = previous.earlier_elements.get(number, ())
-                told = values[number], earlier, journal_writer
-                self._of[number] = WindowedArray(number, str(number), frozen.window, puller, *told)
+                consumers = consumers_of(number, plan)
+                following = plan, values, previous.earlier_elements, journal_writer
+                own = WindowConsumers(number, consumers, *following) if consumers else None
+                its = puller, values[number], earlier, journal_writer, own
+                self._of[number] = WindowedArray(number, str(number), frozen.pulled, *its)
                 self._pullers[number] = puller
 
     def _planner(self, number: int) -> Callable[[float], None]:
@@ -127,13 +131,7 @@ class SimulatedWindows:
         self._pullers[array].pull()
         return self._pullers[array].count
 
-    def events(self, scheduler: Scheduler) -> Iterable[ElementsPulled]:
+    def events(self, scheduler: Scheduler) -> Iterable[ElementsPulled | ElementsRestored]:
         """Return what has come since the last time."""
-        return [*self._events(scheduler)]
-
-    def _events(self, scheduler: Scheduler) -> Iterator[ElementsPulled]:
-        for number, each in self._of.items():
-            array = scheduler.arrays.of.get(number)
-            event = None if array is None else each.take(array, self._around.clock.now)
-            if event is not None:
-                yield event
+        arrays, now = scheduler.arrays.of, self._around.clock.now
+        return [event for number, each in self._of.items() if number in arrays for event in each.take(arrays, now)]

@@ -14,7 +14,7 @@ from typing import Any
 from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
 from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput
-from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.handle_elements import HandleInput
 
@@ -126,10 +126,10 @@ class Shape:
 
     def freeze(self, array: int, chunk: int | None, max_failures: int | None) -> FrozenArray:
         """Return what a plan has of it."""
-        inputs, window = self._inputs(array), None
+        inputs, pulled = self._inputs(array), None
         if self.window is not None:
-            window = ElementWindow(1, self.window.size)
-            inputs = [WindowedInput(window, 0, "argument 1")]
+            pulled = ElementWindow(1, self.window.size)
+            inputs = [WindowedInput(pulled, 0, "argument 1")]
         links = tuple(link for each in inputs for link in each.links(_itself))
         for each in inputs:
             each.encode()
@@ -137,7 +137,8 @@ class Shape:
         for position, column in enumerate(self.columns, 1):
             for index, number in column.of.items() if isinstance(column, Handles) else ():
                 handles.setdefault(index, []).append((position, number))
-        return FrozenArray(tuple(inputs), self.count, chunk, max_failures, links, handles, window)
+        size = None if pulled is None else pulled.size
+        return FrozenArray(tuple(inputs), self.count, chunk, max_failures, links, handles, size, pulled)
 
     def _inputs(self, array: int) -> list[ElementInput]:
         if self.fold is not None:

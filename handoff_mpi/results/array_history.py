@@ -31,7 +31,8 @@ class ArrayLaunch:
         digests: of each of its inputs; what these are made of, :mod:`handoff_mpi.arrays.inputs` says.
         parts: its values: (elements, rank, column of their values in this order, or the plain form of one in a file).
         restored: the elements that it took over: (number of an earlier launch, intervals).
-        failed: its elements that failed for good: (intervals, rank, attempts, kind, message, traceback).
+        failed: its elements that failed for good: (intervals, rank, attempts, kind, message, traceback, number of
+            the last attempt).
         block: of a windowed array, how many elements each of its digests is of.
         covered: of a windowed array, how many elements have digests; the last one may be of a part of a block.
         pulled_digests: of a windowed array.
@@ -44,7 +45,7 @@ class ArrayLaunch:
     digests: Sequence[Any]
     parts: list[tuple[Sequence[Interval], int, Packed]] = field(default_factory=list)
     restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
-    failed: list[tuple[Sequence[Interval], int, int, str, str, str]] = field(default_factory=list)
+    failed: list[tuple[Sequence[Interval], int, int, str, str, str, int]] = field(default_factory=list)
     suspects: list[IntervalSet] = field(default_factory=list)
     block: int = 0
     covered: int = 0

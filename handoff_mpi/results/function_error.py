@@ -11,7 +11,7 @@ class FunctionError(TaskError):
     """Why a function failed for good.
 
     Attributes:
-        attempts: how often it was tried.
+        attempts: how often it was tried; of an element, without attempts that were lost while another element ran.
         ranks: where each attempt that failed ran.
         place: "file:line" of the innermost line of the user's code; empty where that is not known.
         output: the last lines that the last attempt printed, where output is captured and functions that failed are not

@@ -251,6 +251,7 @@ class _FunctionReader(AnybodysReader):
         kind: str,
         message: str,
         traceback: int,
+        last: int = 0,
     ) -> None:
         if self._element_reader is not None and task == self._own.number:
             text = self._tracebacks.get(traceback, "")

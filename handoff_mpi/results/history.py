@@ -20,8 +20,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("elements", task, rank, intervals, column, started, duration)``: values of elements of an array;
 - ``("pulled", task, length of a block, number of a block, covered, digests, is_last)``: elements of a windowed array
   have come; the digests of that block and the following ones, and how many elements now have one;
-- ``("elements_failed", task, rank, intervals, attempts, kind, message, number of the traceback or -1)``: elements of an
-  array that failed for good, after so many attempts;
+- ``("elements_failed", task, rank, intervals, attempts, kind, message, traceback, last)``: elements of an array that
+  failed for good, after so many attempts of their own, with the number of a traceback or -1, and of the last attempt;
 - ``("elements_retried", task, rank, intervals, attempt, kind, message)``: elements of an array that failed alike in one
   turn, and are tried again;
 - ``("leased", [(lease, task, rank, intervals)])``: elements of arrays were sent to ranks; what the lease had before has
@@ -294,15 +294,24 @@ class _Reader:
         self._arrays[task].pulled(block, first, covered, digests, is_last)
 
     def _take_elements_failed(
-        self, task: int, rank: int, elements: Sequence[Interval], attempts: int, kind: str, message: str, traceback: int
+        self,
+        task: int,
+        rank: int,
+        elements: Sequence[Interval],
+        attempts: int,
+        kind: str,
+        message: str,
+        traceback: int,
+        last: int = 0,
     ) -> None:
-        failed = elements, rank, attempts, kind, message, self._tracebacks.get(traceback, "")
+        last = last or attempts  # of earlier versions
+        failed = elements, rank, attempts, kind, message, self._tracebacks.get(traceback, ""), last
         array = self._arrays[task]
         array.failed.append(failed)
         array.count = max(array.count, *(stop for _, stop in elements))
         count = _count(elements)
         calls = count if self._tells_of_retries else count * max(1, attempts)
-        self._note_elements(task, attempts, rank, kind, message, calls)
+        self._note_elements(task, last, rank, kind, message, calls)
 
     def _take_elements_retried(
         self, task: int, rank: int, elements: Sequence[Interval], attempt: int, kind: str, message: str

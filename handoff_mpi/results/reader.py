@@ -180,8 +180,8 @@ def _take_array(
             prepared.take_fold(id, values)
         return
     failures: list[FailedElements] = []
-    for intervals, rank, attempts, kind, message, traceback in launches[-1].failed:
-        output = printed.last_lines((id, intervals[0][0]), attempts) if traceback else ""  # few have one
+    for intervals, rank, attempts, kind, message, traceback, last in launches[-1].failed:
+        output = printed.last_lines((id, intervals[0][0]), last) if traceback else ""  # few have one
         failures.append(FailedElements(intervals, kind, message, traceback, attempts, (rank,), output=output))
     if failures:
         prepared.errors.pop(id, None)  # they tell more

@@ -238,10 +238,10 @@ class JournalWriter:
             _, retried = self._retried.setdefault(alike, (shorten(message, MAX_RETRIED_CHARS), IntervalSet()))
             retried.update(lease.intervals)
         if self._arrays is not None and cause in (Cause.GIVEN_UP, Cause.ERROR, Cause.DROPPED):
-            array = self._leases[number].array
+            lease = self._leases[number]
             for elements, failure in self._arrays.failures_of(number):
                 how = failure.attempts, failure.kind, failure.message, self._number_of(failure.traceback)
-                self._journal.append(("elements_failed", array, rank, elements, *how))
+                self._journal.append(("elements_failed", lease.array, rank, elements, *how, lease.incidents))
 
     def _note_rank(self, rank: int, record: RankRecord, now: float) -> None:
         if isinstance(record, Blamed):

@@ -299,13 +299,14 @@ class Recorder:
         self._errors.pop(task, None)
         like = group_key(failure.kind, failure.place, failure.message)
         about: dict[str, object] = {"kind": failure.kind, "reason": failure.message, "place": failure.place}
-        about |= {"attempt": failure.attempts, "traceback": failure.traceback}
+        attempt = self.elements.attempt_of(task, failure.attempts)
+        about |= {"attempt": attempt, "traceback": failure.traceback}
         last = failure.ranks[-1] if failure.ranks else -1
         self._note("function.failed", like, task=task, rank=last, **about)
         if self.announcer is not None:
             rank = failure.ranks[-1] if failure.ranks else -1
             error = ErrorReport(failure.kind, failure.message, failure.traceback, (), failure.place, -1, failure.output)
-            self.announcer.function_failed(task, failure.attempts, rank, error)
+            self.announcer.function_failed(task, attempt, rank, error)
 
     def _tell_skipped(self, task: int) -> None:
         if self.elements.is_lease(task):

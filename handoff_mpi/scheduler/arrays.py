@@ -327,7 +327,7 @@ class Arrays(LeaseTable):
         """
         lease = self.leases[number]
         failure = self._tasks.lease_failures[number]
-        failure.attempts = lease.incidents
+        failure.attempts = len(failure.ranks)
         array = self.of[lease.array]
         array.failures += self.failures_of(number)
         was_dropped = array.has_too_many_failures

@@ -127,7 +127,8 @@ class RankChanges:
         recalled = [(task, tasks.attempts[task]) for task in orphans]
         for task in orphans:
             self._returns.take_back(task, Cause.RANK_LOST, now, reason)
-            tasks.ran_on.setdefault(task, []).append(rank)
+            if not self._returns.is_shared(task):
+                tasks.ran_on.setdefault(task, []).append(rank)
         if not is_blameless:
             self._suspect(orphans, rank, reason, now)
         for slot in self._slots.of_rank[rank]:

@@ -59,6 +59,11 @@ class Returns:
             self._arrays.landed(task)
             self._leases[task].incidents += cause in (Cause.RANK_LOST, Cause.DEVICE_LOST)
 
+    def is_shared(self, task: int) -> bool:
+        """Whether a number stands for several elements of an array, one of which ran at most."""
+        lease = self._leases.get(task)
+        return lease is not None and len(lease.intervals) > 1
+
     def requeue(self, tasks: Sequence[int]) -> None:
         """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait.
 

@@ -96,6 +96,24 @@ def test_a_lease_that_comes_back_unbegun_is_no_attempt_and_one_that_is_lost_with
     assert run.status == "done" and known.begun == Counter(range(40))
 
 
+def test_what_was_lost_with_a_rank_while_another_element_ran_is_no_attempt_of_an_element():
+    run, known, _, rank, low = running_lease(slots=(1, 1, 1))
+    arrays = run.scheduler.arrays
+    lose(known, rank)
+    while True:
+        key = next(iter(known.leases))
+        rank, elements = known.leases[key]
+        if low in elements:
+            break
+        known.tell(known.report(key))
+    assert arrays.attempt(key[0]) == 2
+    part(known, rank, key, low)
+    end_all(run, known)
+    known.tell(after=100.0)
+    ((intervals, failure),) = arrays.of[0].failures
+    assert (intervals, failure.attempts, failure.ranks) == (((low, low + 1),), 1, (rank,))
+
+
 def test_more_failures_than_allowed_end_the_leases_that_wait_to_be_tried_again():
     run, known = begin(array(400, max_failures=1, max_retries=1, retry_delay_s=50.0), slots=(1, 1))
     for key in list(known.leases):

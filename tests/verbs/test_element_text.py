@@ -29,7 +29,7 @@ def run_dir(tmp_path):
         ("traceback", 0, TRACEBACK),
         elements(1, (0, 2)),
         elements(2, (2, 3), (7, 8)),
-        ("elements_failed", 0, 2, ((3, 5),), 2, "ValueError", "bad", 0),
+        ("elements_failed", 0, 2, ((3, 5),), 2, "ValueError", "bad", 0, 3),
         turn(3.0, failed=[FAILED]),
         ("end", "failed", 1, False),
     )

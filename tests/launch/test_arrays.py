@@ -404,6 +404,6 @@ def test_messages_of_elements_that_are_tried_again_are_short_in_the_journal(tmp_
     dag.map(fails_once, range(50), chunk=1, id="xs")
     assert execute(dag, run_dir=tmp_path / "r", output="off").status == "done"
     (record,) = load(tmp_path / "r").records()
-    assert len(record.incidents) == 50
+    assert sum(each.calls for each in record.incidents) == 50
     for each in record.incidents:
         assert " the end of " in each.reason and len(each.reason) < MAX_RETRIED_CHARS + 50

@@ -10,7 +10,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 
 #: A rank that has just worked, sent or been rung polls for this long before it sleeps.
 AWAKE_S = 0.0002
@@ -58,9 +57,10 @@ class Doorbell:
         if now < self._awake_until.get(rank, 0.0):
             return
         self._awake_until[rank] = now + AWAKE_S
-        # The process has ended, or the socket's queue is full of earlier rings, which will wake the rank as well.
-        with suppress(OSError):
+        try:
             self._socket.sendto(b"", address)
+        except OSError:  # (contextlib.suppress takes as long as the call)
+            pass  # the process has ended, or the queue is full of earlier rings, which will wake the rank as well
 
     def hear_from(self, rank: int) -> None:
         """Note that ``rank`` has just sent a message, so it is awake and need not be rung."""
@@ -73,9 +73,11 @@ class Doorbell:
 
     def clear(self) -> None:
         """Discard the rings received so far: the next poll finds the messages."""
-        with suppress(BlockingIOError):
+        try:
             for _ in range(_GULP):
                 self._socket.recv(1)
+        except BlockingIOError:
+            pass
 
     def close(self) -> None:
         """Close the socket; later rings fail without effect."""

@@ -199,7 +199,8 @@ class Plan:
             spec: the facts that the scheduler has of it as an array.
         """
         number = self.number_of[id] = len(self.ids)
-        found = replace(self.specs[like], code=code, array=spec)
+        known = self.specs[like]
+        found = known.with_array(spec, code, known.keep)
         self.ids.append(id)
         self.call_templates.append(((code,), *self.call_templates[like][1:]))
         self.sources.append(self.sources[like])

@@ -94,3 +94,23 @@ class TaskSpec:
             return self.inputs
         sources = [link.source for link in self.array.links if link.source != OWN]
         return tuple(dict.fromkeys([*self.inputs, *sources, *self.element_inputs]))
+
+    def with_array(self, array: ArraySpec | None, code: int, keep: bool) -> TaskSpec:
+        """Return a copy with these; ``dataclasses.replace`` takes five times as long, which counts in a short map."""
+        return TaskSpec(
+            self.inputs,
+            self.cost,
+            self.priority,
+            self.max_retries,
+            self.timeout_s,
+            self.pin,
+            self.group,
+            keep,
+            code,
+            self.stays,
+            self.retry_on,
+            self.retry_delay_s,
+            array,
+            self.takes,
+            self.element_inputs,
+        )

@@ -8,6 +8,7 @@ What leads to a list, to an array or to an instance may have changed, and is enc
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -85,6 +86,26 @@ class _State:
             self.is_certain &= issubclass(kind, type) and is_sent_by_name(value)
 
 
+class _Name:
+    """The name of a function that is sent by name.
+
+    Attributes:
+        is_certain: whether it is sent so.
+    """
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = function
+        self._module, self._name = function.__module__, function.__qualname__
+        self.is_certain = self.is_same() and is_sent_by_name(function)
+
+    def is_same(self) -> bool:
+        """Whether the name still stands for it, and it for the name."""
+        function, module = self._function, sys.modules.get(self._module)
+        if function.__module__ != self._module or function.__qualname__ != self._name:
+            return False
+        return getattr(module, self._name, None) is function
+
+
 def _parts(function: FunctionType) -> tuple[object, ...]:
     """Return the parts of a function that may be replaced; as many as before, or others."""
     cells = function.__closure__ or ()
@@ -104,7 +125,7 @@ class KnownCodes:
     """Encodes functions, and remembers those that have not changed."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[FunctionType, object], tuple[_State, bytes]] = {}
+        self._known: dict[tuple[FunctionType, object], tuple[_State | _Name, bytes]] = {}
         self._latest: Callable[[], object] = _nothing
 
     def encode(self, function: object, code: Callable[..., Any], how: object) -> bytes:
@@ -113,14 +134,15 @@ class KnownCodes:
         Raises:
             EncodingError: it cannot be sent.
         """
-        if type(function) is not FunctionType or not carried_as(function.__module__):
+        if type(function) is not FunctionType:
             return encode_code(code)
         known = self._known.pop((function, how), None)
         if known is None and self._latest() is not function:  # many are made for one map each
             self._latest = weakref.ref(function)
             return encode_code(code)
         if known is None or (known[0].is_certain and not known[0].is_same()):
-            known = _State(function), encode_code(code)
+            state = _State if carried_as(function.__module__) else _Name
+            known = state(function), encode_code(code)
         self._known[function, how] = known
         if len(self._known) > _MAX_KNOWN:
             del self._known[next(iter(self._known))]

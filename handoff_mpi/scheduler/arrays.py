@@ -12,7 +12,6 @@ was running: the others wait to be leased again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
@@ -79,7 +78,8 @@ class Arrays(LeaseTable):
         for number, each in new.items():
             have = done.get(number, IntervalSet()).copy()
             todo = have.missing(elements_to_await(each))
-            array = Array(each, replace(specs[number - first], array=None, keep=False), todo)
+            spec = specs[number - first]
+            array = Array(each, spec.with_array(None, spec.code, keep=False), todo)
             array.have = have
             array.element_s = each.element_s
             array.suspects += suspects.get(number, ())

@@ -8,6 +8,7 @@ import random
 import re
 import sys
 import types
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from handoff_mpi.dag.call_template import ELEMENTS
 from handoff_mpi.dag.dry_run import collect_pieces, decode_piece, explain
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.dag.references import inputs_of
+from handoff_mpi.dag.task_spec import TaskSpec
 from handoff_mpi.dag.validation import are_right_at_first_sight, find_all_problems
 from handoff_mpi.launch.admission import Fit, describe_fit
 from handoff_mpi.serialization import decode, decode_code
@@ -609,3 +611,9 @@ def test_a_dag_with_a_windowed_array_has_the_fingerprints_that_it_had():
         dag.add_function(Function("y", (), told, [[handle]]))
         marks.append(fingerprints(dag).of("y"))
     assert marks[0] == marks[1] is not None
+
+
+def test_a_spec_with_another_array_has_all_else_in_common():
+    given = {each.name: f"any {each.name}" for each in fields(TaskSpec)}
+    spec = TaskSpec(**given)
+    assert spec.with_array("array", "code", keep=True) == replace(spec, array="array", code="code", keep=True)

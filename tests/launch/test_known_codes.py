@@ -136,3 +136,42 @@ def test_one_function_that_is_called_in_two_ways_has_two_codes(script):
     encode_often(codes, script.scaled)
     assert decode_code(codes.encode(script.scaled, script.helper, True))(1) == 2
     assert decode_code(codes.encode(script.scaled, script.helper, True))(1) == 2
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """A module whose functions are sent by name."""
+    module = ModuleType("a_module_that_is_installed")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(SOURCE, vars(module))
+    return module
+
+
+def test_a_function_that_is_sent_by_name_is_encoded_until_it_is_known(installed, encoded):
+    assert len(set(encode_often(KnownCodes(), installed.listed))) == 1
+    assert encoded == [installed.listed] * 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "other = listed; listed = None",
+        "del listed.__globals__['listed']",
+        "import sys; del sys.modules[__name__]",
+        "listed.__qualname__ = 'helper'",
+        "listed.__module__ = 'a_module_that_is_missing'",
+    ],
+)
+def test_a_name_that_no_longer_stands_for_its_function_is_seen(installed, encoded, change):
+    codes, listed = KnownCodes(), installed.listed
+    encode_often(codes, listed)
+    encoded.clear()
+    exec(change, vars(installed))
+    codes.encode(listed, listed, False)
+    assert {*encoded} == {listed}
+
+
+def test_a_function_within_another_that_has_no_name_is_encoded_each_time(installed, encoded):
+    multiply, _ = installed.closure(2)
+    encode_often(KnownCodes(), multiply)
+    assert len(encoded) == 7  # and once more, to see whether it is certain

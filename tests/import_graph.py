@@ -7,10 +7,12 @@ typed or tested one without the other.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import networkx as nx
+
+from tests.source_facts import facts_of
 
 
 def import_graph(package: Path) -> nx.DiGraph:
@@ -19,7 +21,7 @@ def import_graph(package: Path) -> nx.DiGraph:
     graph = nx.DiGraph()
     graph.add_nodes_from(paths)
     for name, path in paths.items():
-        imported = set(_imported_names(ast.parse(path.read_text()), paths))
+        imported = set(_imported_names(facts_of(path).imports, paths))
         graph.add_edges_from((name, each) for each in sorted(imported & paths.keys()))
     return graph
 
@@ -34,12 +36,12 @@ def _module_name(path: Path, package: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _imported_names(tree: ast.Module, modules: dict[str, Path]) -> Iterator[str]:
-    """Yield the names of what ``tree`` imports; ``from a import b`` imports ``a.b`` if that is a module, else ``a``."""
-    for node in ast.walk(tree):
+def _imported_names(imports: Iterable[ast.Import | ast.ImportFrom], modules: dict[str, Path]) -> Iterator[str]:
+    """Yield the names of modules; ``from a import b`` imports ``a.b`` if that is a module, else ``a``."""
+    for node in imports:
         if isinstance(node, ast.Import):
             yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert not node.level, "the package has absolute imports alone"
             names = [f"{node.module}.{each.name}" for each in node.names]
             yield from (name if name in modules else str(node.module) for name in names)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
 import shutil
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import ROOT, missing, run_process
 from tests.covered_by import COVERED_BY
 from tests.import_graph import circles, import_graph
+from tests.source_facts import facts_of
 
 CHECKS = {
     "ruff": ["ruff", "check", "."],
@@ -113,8 +113,9 @@ SERVED = {
     "handoff_mpi/results/results.py": {"setbacks"},
     "tests/test_old_names.py": {"setbacks"},
 }
-_PARTS = re.compile("|".join(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])" for words in JARGON), re.IGNORECASE)
+_PARTS = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(JARGON)})(?![A-Za-z])", re.IGNORECASE)
 #: Sentences begin with their subject.
+NEW_LINE = "\n"
 _HEADLESS = re.compile(r"^(What|Who|Whoever|Whether what) (?!if\b).*[^?]$")
 PAGES = [
     *sorted((ROOT / "handoff_mpi").rglob("*.py")),
@@ -129,13 +130,9 @@ TESTS = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path != Path
 
 @pytest.mark.parametrize("path", [*PAGES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_words_are_those_of_the_glossary(path):
-    served = SERVED.get(str(path.relative_to(ROOT)), set())
-    found = {
-        f"{number}: {match.group()}"
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        for match in _PARTS.finditer(line)
-        if match.group() not in served
-    }
+    served, text = SERVED.get(str(path.relative_to(ROOT)), set()), path.read_text()
+    matches = [match for match in _PARTS.finditer(text) if match.group() not in served]
+    found = {f"{1 + text.count(NEW_LINE, 0, match.start())}: {match.group()}" for match in matches}
     assert not found, f"words that the glossary replaces: {sorted(found)}"
 
 
@@ -143,20 +140,14 @@ def test_words_are_those_of_the_glossary(path):
     "path", [each for each in [*PAGES, *TESTS] if each.suffix == ".py"], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_docstrings_begin_with_their_subject(path):
-    tree = ast.parse(path.read_text())
-    kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
-    docs = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
-    headless = [line for line in (doc.partition("\n")[0] for doc in docs) if _HEADLESS.match(line)]
+    headless = [line for line in facts_of(path).first_lines if _HEADLESS.match(line)]
     assert not headless, headless
 
 
 def constants() -> Iterator[tuple[str, Path]]:
     """Yield the name and the file of each constant of the package."""
     for path in sorted((ROOT / "handoff_mpi").rglob("*.py")):
-        for node in ast.parse(path.read_text()).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            names = [each for target in targets for each in getattr(target, "elts", [target])]
-            yield from ((name.id, path) for name in names if isinstance(name, ast.Name) and name.id.isupper())
+        yield from ((name, path) for name in facts_of(path).constants)
 
 
 def test_limits_are_named_max_and_min():
@@ -176,7 +167,6 @@ def test_each_time_constant_is_defined_once():
 
 MAX_LINES = 450
 MAX_BODY_LINES = 43
-FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 
 
 def test_no_file_is_longer_than_a_reader_keeps_in_mind():
@@ -185,16 +175,10 @@ def test_no_file_is_longer_than_a_reader_keeps_in_mind():
     assert not longer, "split a file along a seam"
 
 
-def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Return how many lines a function's body has, its docstring not counted."""
-    body = function.body[ast.get_docstring(function) is not None :]
-    return 1 + body[-1].end_lineno - body[0].lineno if body else 0
-
-
 def test_no_body_is_longer_than_a_screen():
-    trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "handoff_mpi").rglob("*.py"))}
-    functions = [(path, node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
-    longer = [f"{path.relative_to(ROOT)}: {node.name}" for path, node in functions if body_lines(node) > MAX_BODY_LINES]
+    files = sorted((ROOT / "handoff_mpi").rglob("*.py"))
+    bodies = [(path, name, lines) for path in files for name, lines in facts_of(path).lengths]
+    longer = [f"{path.relative_to(ROOT)}: {name}" for path, name, lines in bodies if lines > MAX_BODY_LINES]
     assert not longer, "name the steps of a long function, and make each a function of its own"
 
 
@@ -202,19 +186,6 @@ def test_no_body_is_longer_than_a_screen():
 
 MODULES = sorted(path for path in (ROOT / "handoff_mpi").rglob("*.py") if not path.name.startswith("__"))
 TEST_NAMES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
-
-
-def does_anything(path):
-    """Whether a module has a statement in a function; others declare types and constants."""
-    kinds = ast.FunctionDef, ast.AsyncFunctionDef
-    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
-    return any(not is_declared(statement) for function in functions for statement in function.body)
-
-
-def is_declared(statement):
-    """Whether a statement is a docstring, ``...`` or ``pass``."""
-    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    return is_constant or isinstance(statement, ast.Pass)
 
 
 def has_tests_of_its_name(path):
@@ -225,7 +196,7 @@ def has_tests_of_its_name(path):
 
 
 def test_each_module_has_a_test_file_of_its_name_or_a_line_that_names_another():
-    without = [path for path in MODULES if does_anything(path) and not has_tests_of_its_name(path)]
+    without = [path for path in MODULES if facts_of(path).does_anything and not has_tests_of_its_name(path)]
     others = {str(path.relative_to(ROOT / "handoff_mpi")) for path in without}
     assert not others - COVERED_BY.keys(), "write a test file for them, or add the file that covers them to COVERED_BY"
     assert not COVERED_BY.keys() - others, "lines that are superfluous by now"

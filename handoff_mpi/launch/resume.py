@@ -137,8 +137,7 @@ def resume(
     resumed.other_arguments = taken_over.other_arguments
     for task, launches in arrays.items():
         if plan.arrays[task].window is not None:
-            is_pulled = plan.arrays[task].pulled is not None
-            with_values = [launch for launch in launches if launch.has_any and bool(launch.block) == is_pulled]
+            with_values = [each for each in launches if each.has_any and each.takes_like(plan.arrays[task].elements)]
             resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in with_values]
     if any(each.skips_missing for each in plan.selections.all):
         _leave_outdated(plan, known, arrays, resumed)

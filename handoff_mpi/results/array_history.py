@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from handoff_mpi.arrays.columns import Packed
 from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST
 from handoff_mpi.arrays.filed_columns import FiledColumn
+from handoff_mpi.arrays.inputs import ElementInput
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
 
@@ -79,6 +80,13 @@ class ArrayLaunch:
     def has_any(self) -> bool:
         """Whether any element had a value at its end."""
         return bool(self.parts or self.restored)
+
+    def takes_like(self, inputs: Sequence[ElementInput]) -> bool:
+        """Whether elements of an array with a window, or of one that takes such, took then what they would take now.
+
+        A fold may have other blocks, say; the elements that are taken may have changed, which is not known here.
+        """
+        return [*self.digests] == [each.digests() for each in inputs]
 
     @property
     def is_fold(self) -> bool:

@@ -175,7 +175,7 @@ def _take_array(
     table, launches = prepared.records, history.arrays[launch.identity(task)]
     id, values = table.ids[task], values_of_last(launches, columns.column)
     if launches[-1].is_fold:
-        if values.is_complete:
+        if values.count and values.is_complete:  # one whose elements have not all come has none yet
             table.states[task] = "done"
             prepared.take_fold(id, values)
         return

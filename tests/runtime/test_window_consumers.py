@@ -85,6 +85,17 @@ def test_there_is_nothing_to_fold_where_nothing_comes(notes):
     assert "has no elements" in str(results.errors["total"]) and results["xs"][:] == []
 
 
+@pytest.mark.parametrize("error", [OSError("torn"), None])
+def test_a_fold_of_which_nothing_has_come_has_no_value_where_it_is_loaded(tmp_path, notes, error):
+    def nothing():
+        if error is not None:
+            raise error
+        yield from ()
+
+    assert run(chain(notes, nothing()), tmp_path).status == load(tmp_path).status == "failed"
+    assert "total" not in load(tmp_path) and load(tmp_path)["zs"][:] == []
+
+
 def test_other_arguments_of_an_element_are_the_same_for_all(notes):
     dag = DAG("others")
     xs = dag.map(int, iter("123"), window=2)
@@ -191,6 +202,13 @@ def test_elements_that_take_others_run_again_with_their_block(tmp_path, notes):
     results = run(chain(notes, iter(range(600))), tmp_path)  # as they were before
     assert results["report"] == str(sum(products(range(600))))
     assert newly_called(notes) == {"report": 1}
+
+
+def test_a_fold_with_other_blocks_runs_again_alone(tmp_path, notes):
+    for fan_in, called in ((8, ["f", "g", "h", "report"]), (5, ["report"]), (1000, ["report"]), (8, ["report"])):
+        results = run(chain(notes, iter(range(300)), fan_in=fan_in), tmp_path)
+        assert results["report"] == load(tmp_path)["report"] == str(sum(products(range(300))))
+        assert [*newly_called(notes)] == called
 
 
 def test_a_run_that_failed_half_way_goes_on_where_it_was(tmp_path, notes):

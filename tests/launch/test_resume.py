@@ -469,6 +469,7 @@ def test_accepted_changes_name_what_is_there(calls, tmp_path):
         run(chain(calls), tmp_path, accept_changes=["z"])
 
 
+@pytest.mark.long
 def test_accepted_changes_on_the_command_line(handoff, tmp_path):
     text = "from handoff_mpi import DAG, Function\ndef f(): return {}\n"
     text += "dag = DAG('d')\ndag.add_function(Function(7, (), f))\n"

@@ -39,14 +39,14 @@ def script(tmp_path):
 
 
 ON_RANKS = ["run", "-n", "3", "--isolation", "process", "d.py"]
+OTHERS = ["check", "d.py"], ["run", "failing.py"], ["run", "nothing.py"]
 
 
 @pytest.mark.parametrize(
     "words",
     [
         ["run", "--isolation", "process", "d.py"],
-        pytest.param(ON_RANKS, marks=pytest.mark.long),
-        *(["check", "d.py"], ["run", "failing.py"], ["run", "nothing.py"]),
+        *(pytest.param(words, marks=pytest.mark.long) for words in (ON_RANKS, *OTHERS)),
     ],
     ids=" ".join,
 )

@@ -102,6 +102,7 @@ def test_on_ranks_that_were_launched(case, handoff, tmp_path):
     look_at(handoff("run", "-n", "3", "dag.py", env={"PLUG": case}), case)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["strategy-odd"])
 def test_under_mpirun(case, mpirun, tmp_path):
     (tmp_path / "dag.py").write_text(PLUGGED)

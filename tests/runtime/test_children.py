@@ -247,7 +247,9 @@ def test_what_waits_for_a_call_that_fails_is_given_back_and_the_next_runs(rank):
     assert not rank.driver.sockets(), "nothing is awaited of the child"
 
 
-@pytest.mark.parametrize("frames_per_turn", [1, 2, 3, 4, 100])
+@pytest.mark.parametrize(
+    "frames_per_turn", [1, *(pytest.param(each, marks=pytest.mark.long) for each in (2, 3, 4)), 100]
+)
 def test_calls_behind_one_that_broke_its_context_run_once_in_another_child(rank, monkeypatch, frames_per_turn):
     """The answers of the spent child, which is replaced while it is listened to, are not those of the new one."""
     monkeypatch.setattr(children, "_MAX_FRAMES_PER_TURN", frames_per_turn)
@@ -260,7 +262,7 @@ def test_calls_behind_one_that_broke_its_context_run_once_in_another_child(rank,
     assert rank.statuses() == {k: RAISED if k == 1 else OK for k in range(9)}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.long), 3])
 def test_the_answers_of_calls_that_were_taken_back_are_not_those_of_other_calls(rank, monkeypatch, count):
     """A child that has yet to answer for void calls, and serves no slot for a while, does not come back to one."""
     monkeypatch.setattr(children, "_MAX_FRAMES_PER_TURN", 1)

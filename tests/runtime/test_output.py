@@ -266,8 +266,9 @@ def flood(how):
     else:
         import ctypes
 
+        printf = ctypes.CDLL(None).printf
         for k in range(60_000):
-            ctypes.CDLL(None).printf(b"line %d %s\n", k, 50 * b"-")
+            printf(b"line %d %s\n", k, 50 * b"-")
     print("the end")
 
 

@@ -169,7 +169,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", ["no store", "raises", "leaves"])
+@pytest.mark.parametrize(
+    "case", ["leaves", *(pytest.param(each, marks=pytest.mark.long) for each in ("no store", "raises"))]
+)
 def test_what_makes_no_store_is_refused(case, handoff, tmp_path):
     text, says = BAD[case]
     lines = ["import sys", "from handoff_mpi import DAG, Function, start", f"start(result_store={text})", "dag = DAG()"]

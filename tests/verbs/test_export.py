@@ -245,12 +245,13 @@ def test_sizes_of_hosts_are_those_of_the_status(export, finished, tmp_path):
     ]
 
 
-def test_the_schema_of_wfcommons_accepts_it(export, finished, tmp_path):
+def test_the_schema_of_wfcommons_accepts_it(export, request, tmp_path):
     path = os.environ.get("HANDOFF_TEST_WFFORMAT_SCHEMA")
     if not path:
         pytest.skip("HANDOFF_TEST_WFFORMAT_SCHEMA names no schema of WfFormat 1.5, which no package has")
     jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(json.loads(Path(path).read_text()))
+    finished = request.getfixturevalue("finished")  # which takes seconds
     for name in (*write_runs(tmp_path), finished / "run"):
         assert export(name, "--wfformat", "instance.json")[0] == 0
         assert [error.message for error in validator.iter_errors(json.loads(Path("instance.json").read_text()))] == []

@@ -306,8 +306,8 @@ class Ledger:
         claim = rank_state.claims[slot] = Claim(
             cost, rank, slot, draws, devices, group.devices if devices else None, group
         )
-        if group.calm is not None:
-            group.note_busy(rank_state)
+        if group.by_load is not None:
+            group.note_load(rank_state)
         self.changes.note_shared(group, draws, claim.device_pool)
         if self.reservations.all:
             self.reservations.count_on(claim)
@@ -341,8 +341,8 @@ class Ledger:
             self.idle_slots += 1
             if not was_idle:
                 bisect.insort(group.idle, claim.rank)
-            if group.calm is not None:
-                group.note_busy(rank_state)
+            if group.by_load is not None:
+                group.note_load(rank_state)
         rank_state.claims[claim.slot] = None
         if self.reservations.all:
             self.reservations.count_off(claim)

@@ -97,27 +97,27 @@ class ResourceGroup:
     rank_states: dict[int, RankState] = field(default_factory=dict)
     idle: list[int] = field(default_factory=list)
     #: A heap of (busy fraction, rank), made when it is first asked for; its entries are checked when met.
-    calm: list[tuple[float, int]] | None = None
+    by_load: list[tuple[float, int]] | None = None
     reservations: list[ReservedAmounts] = field(default_factory=list)
 
-    # -- who sits here ----------------------------------------------------------------------------
+    # -- its ranks --------------------------------------------------------------------------------
 
     def enter(self, rank_state: RankState) -> None:
-        """``rank_state`` belongs here from now on."""
+        """Add a rank to the group."""
         rank_state.group = self
         self.rank_states[rank_state.rank] = rank_state
         self.offer(rank_state)
 
     def leave(self, rank_state: RankState) -> None:
-        """Remove ``rank_state`` from the group."""
+        """Remove a rank from the group."""
         self.rank_states.pop(rank_state.rank, None)
         self.withdraw(rank_state)
 
     def offer(self, rank_state: RankState) -> None:
-        """A rank that was offered nothing may have slots to offer now."""
+        """Offer the idle slots of a rank of which none was offered before."""
         if rank_state.offered:
             bisect.insort(self.idle, rank_state.rank)
-            self.note_busy(rank_state)
+            self.note_load(rank_state)
 
     def withdraw(self, rank_state: RankState) -> None:
         """Exclude the rank's slots from further claims."""
@@ -135,7 +135,7 @@ class ResourceGroup:
             pool = pools.get(name)
             if pool is None or pool.free < amount:
                 return False
-        if not cost.is_plain and not self._grants_wishes(cost):
+        if not cost.is_plain and not self._meets_constraints(cost):
             return False
         if cost.gpu and (self.devices is None or not self.devices.has(cost.gpu, self.devices_for(cost))):
             return False
@@ -211,7 +211,7 @@ class ResourceGroup:
         return False
 
     def lacks(self, cost: RequestClass) -> list[str]:
-        """Return the names of what is missing here for one more claim of the class; the group could hold it."""
+        """Return the names of the resources that one more claim of the class, which the group could hold, lacks."""
         missing = [name for name, amount in cost.pool_amounts if self.pools[name].free < amount]
         if cost.gpu and self.devices is not None and not self.devices.has(cost.gpu, self.devices_for(cost)):
             missing.append(GPU)
@@ -219,7 +219,7 @@ class ResourceGroup:
             missing.append(SLOT)
         return missing
 
-    def _grants_wishes(self, cost: RequestClass) -> bool:
+    def _meets_constraints(self, cost: RequestClass) -> bool:
         if cost.host is not None and cost.host != self.host:
             return False
         if self.host in cost.avoid_hosts or (cost.avoid is not None and self.idle == [cost.avoid]):
@@ -231,7 +231,7 @@ class ResourceGroup:
     # -- which rank -------------------------------------------------------------------------------
 
     def pick(self, cost: RequestClass, spread: bool = False) -> int:
-        """Return the rank to run on: the first with an idle slot, or the least busy one; the class must fit."""
+        """Return the rank to run on: the lowest one with an idle slot, or the least loaded one; the class must fit."""
         if cost.gpu and cost.rank is None and self.devices is not None:
             ranks = self._idle_owners(cost, self.devices)
             if ranks:
@@ -239,7 +239,7 @@ class ResourceGroup:
         return self.least_loaded(cost) if spread else self.first_idle(cost)
 
     def _idle_owners(self, cost: RequestClass, devices: DevicePool) -> list[int]:
-        """Return the ranks with an idle slot that used devices of this group last which have room for the class."""
+        """Return the ranks with an idle slot that used a device last which has room for the class."""
         least = min(cost.gpu, UNIT)
         owner, free = devices.owner, devices.free
         owners = {owner[uuid] for uuid in self.devices_for(cost) if uuid in owner and free[uuid] >= least}
@@ -256,12 +256,12 @@ class ResourceGroup:
         return self.idle[0] if self.idle[0] != cost.avoid else self.idle[1]
 
     def least_loaded(self, cost: RequestClass) -> int:
-        """Return the least busy rank with an idle slot that the class may run on; of equally busy ones the lowest."""
+        """Return the least loaded rank with an idle slot that the class may run on; of equals the lowest."""
         if cost.rank is not None or len(self.idle) == 1:
             return self.first_idle(cost)
-        heap = self.calm
+        heap = self.by_load
         if heap is None or len(heap) > 4 * len(self.rank_states) + 64:
-            heap = self.calm = [(self.rank_states[rank].busy_fraction, rank) for rank in self.idle]
+            heap = self.by_load = [(self.rank_states[rank].busy_fraction, rank) for rank in self.idle]
             heapq.heapify(heap)
         avoided = []
         while True:
@@ -279,10 +279,10 @@ class ResourceGroup:
 
     calmest_idle = least_loaded  # its old name, for one more release
 
-    def note_busy(self, rank_state: RankState) -> None:
-        """A slot of ``rank_state`` was claimed, released or offered."""
-        if self.calm is not None and rank_state.idle:
-            heapq.heappush(self.calm, (rank_state.busy_fraction, rank_state.rank))
+    def note_load(self, rank_state: RankState) -> None:
+        """Note the load of a rank, of which a slot was claimed, released or offered."""
+        if self.by_load is not None and rank_state.idle:
+            heapq.heappush(self.by_load, (rank_state.busy_fraction, rank_state.rank))
 
     def offered_amounts(self) -> dict[str, int | float]:
         """Return how much there is of each resource that it draws on, as users write it."""

@@ -1,4 +1,4 @@
-"""How well a run has used what it had, and what kept it from going faster: two lines of its summary."""
+"""The use of resources by a run, and the limit of its speed: two lines of its summary."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from handoff_mpi.formatting import counted, show
 from handoff_mpi.results.records import RecordTable
 
-#: A resource that was claimed for this share of the time limits the run itself.
+#: A resource that was claimed for this share of the time is the limit itself.
 _FULL = 0.8
-#: What takes this share of a run's time limits it.
+#: A cause that takes this share of the time of a run is its limit.
 _MAX_PROBLEMS = 0.5
-#: What limits a run that is shorter is of no interest.
+#: The summary of a shorter run tells no limit.
 _MIN_PLAUSIBLE_RUN_S = 0.1
 
 
@@ -77,7 +77,7 @@ def describe_use(
 
 
 def most_used(table: RecordTable, slots: int, busy_s: float, capacity: Mapping[str, float], duration_s: float) -> Usage:
-    """Return the usage of what was claimed for the largest share of the time; rather cores than slots."""
+    """Return the usage of the resource that was claimed for the largest share of the time, cores before slots."""
     usages = [Usage(slots, "slot", busy_s / (slots * duration_s))]
     for name, seconds in table.claimed().items():
         amount = capacity.get(name, 0)
@@ -89,28 +89,29 @@ def most_used(table: RecordTable, slots: int, busy_s: float, capacity: Mapping[s
 
 
 def find_limit(table: RecordTable, usage: Usage, busy_s: float, duration_s: float) -> str:
-    """Return what limited a run in words; empty if the most used resource did, or nothing is known."""
+    """Return the limit of a run in words; empty if that is the most used resource, or unknown."""
     if usage.share >= _FULL or duration_s < _MIN_PLAUSIBLE_RUN_S:
         return ""
     called = table.called()
     chain = find_chain(table, called)
     if chain.call_s >= _MAX_PROBLEMS * duration_s:
-        return _chain_in_words(chain)
+        return _chain_text(chain)
     span_s = max(map(table.stopped, called)) - min(map(table.started.__getitem__, called))
-    around_s = duration_s - span_s
-    if around_s >= _MAX_PROBLEMS * duration_s:
-        return f"the time before the first call and after the last: {around_s:.2f} s"
-    call_s, beside_s = busy_s / len(called), (usage.amount * span_s - busy_s) / len(called)
-    if usage.name in ("slot", "core") and call_s < beside_s < 0.005:
-        beside = f"what is done beside each {1e6 * beside_s:.0f} µs"
-        return f"short calls: they take {1e6 * call_s:.0f} µs each, and {beside}"
+    outside_s = duration_s - span_s
+    if outside_s >= _MAX_PROBLEMS * duration_s:
+        return f"the time before the first call and after the last: {outside_s:.2f} s"
+    call_s, overhead_s = busy_s / len(called), (usage.amount * span_s - busy_s) / len(called)
+    if usage.name in ("slot", "core") and call_s < overhead_s < 0.005:
+        return (
+            f"short calls: they take {1e6 * call_s:.0f} µs each, and their overhead is {1e6 * overhead_s:.0f} µs each"
+        )
     if chain.length > 1 and chain.wait_s >= _MAX_PROBLEMS * duration_s:
         waits = f"waits: {chain.wait_s:.2f} s in which the chain of {chain.length:,} functions up to {show(chain.last)}"
         return f"{waits} waited for values or for a free slot"
     return ""
 
 
-def _chain_in_words(chain: Chain) -> str:
+def _chain_text(chain: Chain) -> str:
     if chain.length == 1:
         return f"{show(chain.last)} alone: {chain.call_s:.2f} s"
     return f"a chain of {chain.length:,} functions, the last one {show(chain.last)}: {chain.call_s:.2f} s"

@@ -27,15 +27,15 @@ from handoff_mpi.scheduler import Scheduler, State
 
 #: Of the format, in ``status.json``.
 SCHEMA = 1
-#: So many names, hosts, running calls, slowest calls and kinds of failures are listed; the rest of names and hosts are
-#: summed up.
+#: At most so many names, hosts, running calls, slowest calls and kinds of failures are listed; the rest of names and
+#: hosts is summed up.
 MAX_NAMES, MAX_HOSTS, MAX_CALLS, MAX_SLOWEST, MAX_FAILURES = 50, 100, 10, 10, 20
 #: Of the functions that were skipped, the first ones and the last one are listed.
 MAX_SKIPPED = 10
 OTHERS = "(others)"
-#: The rate is that of the last seconds; while longer calls run, that of the time that so many of them usually take.
+#: The rate is that of the last seconds; while longer calls run, that of the mean time of so many of them.
 RATE_WINDOW_S, MAX_RATE_WINDOW_S, RATE_WINDOW_CALLS = 30.0, 3600.0, 3
-#: The time that so many running calls have taken counts for the time left.
+#: For the time left, the time that so many running calls have taken so far counts.
 MAX_TIMED_CALLS = 1000
 #: The longest open path is estimated for DAGs up to this size, and again after this many seconds.
 MAX_PATH_TASKS, PATH_INTERVAL_S = 20_000, 10.0
@@ -293,10 +293,10 @@ class Progress:
         return max(0.0, (ended - before) / (now - then)) if now > then else 0.0
 
     def _time_left(self, running: Sequence[int], calls: Sequence[_Call], now: float) -> dict[str, float | None]:
-        """Return the seconds that are left, and those that are left at least; None where they are unknown.
+        """Return an estimate of the seconds that are left, and a lower bound; None where they are unknown.
 
-        While more than a few open functions are of names that have not been measured only the latter are known: these
-        functions are taken to need no time.
+        While more than a few open functions have names of which no call has ended, only the lower bound is known: it
+        counts no time for them.
         """
         if not self._elements.are_known():
             return {"eta_s": None, "eta_at_least_s": None}
@@ -309,8 +309,8 @@ class Progress:
         return {"eta_s": None, "eta_at_least_s": least_s or None}
 
     def _eta(self, left: Sequence[_OfName], running: Sequence[int], calls: Sequence[_Call], now: float) -> float | None:
-        """Estimate how many seconds open functions of some names need: their work shared by the busy slots, or the
-        longest open path if that takes longer.
+        """Estimate the seconds that open functions of some names need: their work divided by the number of busy slots,
+        or the longest open path if that takes longer.
         """
         usual_s = sum(each.busy_s for each in self._names) / max(1, sum(each.calls for each in self._names))
         work_s = sum(each.open * (usual_s if each.mean_s is None else each.mean_s) for each in left)
@@ -321,7 +321,7 @@ class Progress:
         return share_s if path_s is None else max(share_s, path_s)
 
     def _spent_s(self, left: Sequence[_OfName], calls: Sequence[_Call], now: float) -> float:
-        """Return how many seconds running calls of some names have taken already, each at most the mean of its name."""
+        """Return the seconds that running calls of some names have taken so far, each at most the mean of its name."""
         names = {id(each) for each in left}
         spent_s = 0.0
         for task, _, _, started in calls:
@@ -331,9 +331,9 @@ class Progress:
         return spent_s
 
     def _longest_path(self, calls: Sequence[_Call], now: float) -> float | None:
-        """Return how long the longest path of open functions takes by the means; None for large DAGs.
+        """Return the seconds of the longest path of open functions, by the means of their names; None for large DAGs.
 
-        As for the b-level of list scheduling, in reverse order of the tasks, where inputs have smaller numbers.
+        The tasks are visited in reverse order, as for the b-levels of list scheduling: inputs have smaller numbers.
         """
         if self._known_tasks > MAX_PATH_TASKS:
             return None
@@ -386,7 +386,7 @@ class Progress:
         ]
 
     def _running_calls(self) -> list[_Call]:
-        """Return the calls that have run for a moment, the longest ones at least."""
+        """Return the running calls that are known, among them the longest ones."""
         calls = (*self.own_calls(), *self._recorder.longest_calls(MAX_TIMED_CALLS))
         task_of = self._scheduler.arrays.task_of
         return list({call[0]: (task_of(call[0]), *call[1:]) for call in calls}.values())
@@ -423,21 +423,21 @@ class Progress:
 
 
 def _taken(queue: deque[_T]) -> Iterator[_T]:
-    """Take out what is there now; another thread may be putting in more."""
+    """Remove and yield the items that are in a queue now; another thread may append more."""
     for _ in range(len(queue)):
         yield queue.popleft()
 
 
 def _with_rest(
-    rows: dict[str, dict[str, Any]], most: int, rank: Callable[[dict[str, Any]], Any]
+    rows: dict[str, dict[str, Any]], max_rows: int, importance: Callable[[dict[str, Any]], Any]
 ) -> dict[str, dict[str, object]]:
-    """Return the ``most`` rows that matter most, and the sums of all others in one row."""
-    if len(rows) <= most:
+    """Return the most important rows, and the sums of all others in one row."""
+    if len(rows) <= max_rows:
         return rows
-    order = sorted(rows, key=lambda name: rank(rows[name]), reverse=True)
+    order = sorted(rows, key=lambda name: importance(rows[name]), reverse=True)
     rest: dict[str, Any] = {}
-    for name in order[most - 1 :]:
+    for name in order[max_rows - 1 :]:
         for field, value in rows[name].items():
             if isinstance(value, (int, float)) and field not in ("mean_s", "cpu_percent", "gpu_percent"):
                 rest[field] = rest.get(field, 0) + value
-    return {**{name: rows[name] for name in order[: most - 1]}, OTHERS: rest}
+    return {**{name: rows[name] for name in order[: max_rows - 1]}, OTHERS: rest}

@@ -125,7 +125,7 @@ class Claims:
         self.ledger.remove(rank)
 
 
-def calmest(cost, group):
+def least_loaded(cost, group):
     """The dumb twin of what the group keeps in order."""
     ranks = [cost.rank] if cost.rank is not None else [rank for rank in group.idle if rank != cost.avoid]
     return min((group.rank_states[rank].busy_fraction, rank) for rank in ranks)
@@ -148,7 +148,7 @@ def test_the_index_agrees_with_looking_at_every_group(strategy):
             if best is not None:
                 assert strategy_.score(cost, best) == min(strategy_.score(cost, group) for group in fitting)
                 rank = best.least_loaded(cost)
-                assert (best.rank_states[rank].busy_fraction, rank) == calmest(cost, best)
+                assert (best.rank_states[rank].busy_fraction, rank) == least_loaded(cost, best)
             claims.step(cost, best, strategy_.spread)
             check_invariants(ledger)
 

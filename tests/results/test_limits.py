@@ -78,7 +78,7 @@ def test_what_is_around_the_calls_limits():
 
 def test_short_calls_limit():
     calls = [(i / 10_000, 0.000_01) for i in range(2000)]
-    assert limit(calls, 0.21) == "short calls: they take 10 µs each, and what is done beside each 190 µs"
+    assert limit(calls, 0.21) == "short calls: they take 10 µs each, and their overhead is 190 µs each"
 
 
 def test_waits_within_a_chain_limit():

@@ -228,7 +228,9 @@ def test_updates_without_end_do_not_keep_a_rank_from_receiving(rank, monkeypatch
     update(1, {})
     rank.driver.turn()
     monkeypatch.undo()
-    rank.driver.turn()
+    rank.dispatch(rank.task(0, "begin"))
+    rank.run(0)
+    assert rank.is_begun(0)
 
 
 # -- calls that fail --------------------------------------------------------------------------------------

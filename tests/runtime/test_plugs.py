@@ -169,7 +169,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("name", "value"), GOOD, ids=[f"{name}-{i}" for i, (name, _) in enumerate(GOOD)])
 def test_what_can_be_used_is_taken(name, value):
-    options_of({name: value})
+    assert getattr(options_of({name: value}), name) == value
 
 
 def a_dag():

@@ -28,6 +28,7 @@ class TestDirectoryStore(StoreContract):
     """It keeps plain values as pickles, as the files of a run-dir are to be: so it is none for ``result_store``."""
 
     test_a_run_uses_it = test_it_gives_back_what_was_put = None
+    test_many_values = None  # each is synchronised to disk, which takes long
 
     @pytest.fixture(autouse=True)
     def _in_a_directory(self, tmp_path):
@@ -35,9 +36,6 @@ class TestDirectoryStore(StoreContract):
 
     def make_store(self, rank):
         return DirectoryStore(self.directory / str(rank))
-
-    def test_many_values(self):
-        """Each is synchronised to disk, which takes long."""
 
 
 class Lists(MemoryStore):

@@ -17,12 +17,14 @@ from handoff_mpi.messages import DEATH, NO_ROOM, TIMEOUT
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.scheduler.events import Failure
+from handoff_mpi.scheduler.undecided import MIN_HOLD_S
 from handoff_mpi.simulation.outcomes import Outcomes
 from handoff_mpi.simulation.run_dir import EarlierArrays
 from handoff_mpi.simulation.running_lease import RunningLease
 from handoff_mpi.simulation.workload import Element, Workload
 
 _FAILS = (Cause.RETRY, Cause.UNDECIDED, Cause.ERROR)
+_FINAL = (Cause.OK, Cause.ERROR, Cause.GIVEN_UP, Cause.DROPPED, Cause.INPUT_FAILED)
 
 
 class ArrayOracle:
@@ -57,6 +59,9 @@ class ArrayOracle:
         self._counted: set[tuple[int, int]] = set()  # number and attempt of leases that failed
         self._begun: dict[tuple[int, int], RunningLease] = {}  # by number and attempt
         self._dropped: set[int] = set()
+        self._held: set[int] = set()  # leases whose failure is undecided
+        self._returned: set[int] = set()  # leases that came back from a rank, for whatever cause
+        self._doubts: dict[int, dict[int, float]] = {}  # of each array, the elements that may fail, and since when
 
     def at_start(self, launch: int, values: Mapping[int, ArrayValues], earlier: Sequence[EarlierArrays]) -> None:
         """A launch begins with these values, which are right: those of the elements that ``earlier`` launches made."""
@@ -65,6 +70,9 @@ class ArrayOracle:
         self._begun.clear()
         self._counted.clear()
         self._dropped.clear()
+        self._held.clear()
+        self._returned.clear()
+        self._doubts.clear()
         self._values, self._launch = values, launch
         self.serial = self._load.serial()
         for array in values:
@@ -124,7 +132,10 @@ class ArrayOracle:
         if cause in DISPATCHES:
             array = scheduler.arrays.leases[number].array
             assert array not in self._dropped, f"elements of array {array} begin after too many have failed"
+            if number not in self._returned:
+                self._look_at_limit(scheduler, array, now)
             return
+        self._note_doubts(scheduler, number, Cause(cause), now)
         lease = self._begun.pop((number, attempt), None) if cause != Cause.GIVEN_UP else None
         if cause == Cause.RANK_LOST:
             self._incidents.update(_leased(scheduler, number))
@@ -137,6 +148,33 @@ class ArrayOracle:
             if lease is not None:  # its process has died, and with it the values that it had not reported
                 lost = lease.indices[lease.reported : lease.end - 1]
                 self._incidents.update((lease.array, index) for index in lost)
+
+    def _note_doubts(self, scheduler: Scheduler, number: int, cause: Cause, now: float) -> None:
+        """Elements of a lease may fail for good, or have, or were tried elsewhere, or came back for another cause."""
+        doubts = self._doubts.setdefault(scheduler.arrays.leases[number].array, {})
+        elements = [index for _, index in _leased(scheduler, number)]
+        is_held = number in self._held
+        (self._held.add if cause == Cause.UNDECIDED else self._held.discard)(number)
+        (self._returned.discard if cause in _FINAL else self._returned.add)(number)
+        if cause in (Cause.RETRY, Cause.UNDECIDED) and not is_held:
+            doubts.update(dict.fromkeys(elements, now))
+        elif cause in (*_FINAL, Cause.RETRY):
+            for index in elements:
+                doubts.pop(index, None)
+
+    def forgive(self) -> None:
+        """Attempts that failed on a rank or host do not count: what may fail for good is not known here."""
+        self._doubts.clear()
+
+    def _look_at_limit(self, scheduler: Scheduler, number: int, now: float) -> None:
+        """Elements begin: no more than may fail have failed, or may soon."""
+        array = scheduler.arrays.of[number]
+        most = array.spec.max_failures
+        have = self._values[number].have
+        doubts = self._doubts.get(number, {}).items()
+        doubted = [index for index, since in doubts if now < since + MIN_HOLD_S and index not in have]
+        is_within = most is None or array.failed + len(doubted) <= most
+        assert is_within, f"elements of {number} begin, although {array.failed} failed, and {doubted} may"
 
     def _count_failure(self, scheduler: Scheduler, number: int, attempt: int, kind: str) -> None:
         """Elements have failed, which counts once, also where the scheduler decides otherwise later."""
@@ -223,10 +261,20 @@ class ArrayOracle:
             Outcomes(self._load, scheduler, self._values).check()
 
     def _look_at_parts(self, number: int, array: Array) -> None:
+        """Each element has ended once, and has failed if the last attempt did and too many have."""
         failed = IntervalSet(interval for intervals, _ in array.failures for interval in intervals)
         assert len(failed) == array.failed == sum(stop - start for each, _ in array.failures for start, stop in each)
         for interval in failed:
             assert not self._values[number].have.within(*interval), f"an element of {number} ended twice"
+        if array.has_too_many_failures:
+            raised = {
+                index
+                for table in (self.raised, self.died)
+                for (of, index), count in table.items()
+                if of == number and count
+            }
+            skipped = [index for index in raised if index not in failed and index not in self._values[number].have]
+            assert not skipped, f"elements {skipped} of {number} raised, and count as skipped"
 
     def _look_at_values(self, array: int) -> None:
         for start, stop in self._values[array].have:

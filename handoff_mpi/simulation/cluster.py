@@ -18,7 +18,14 @@ from handoff_mpi.simulation.linked_workload import give_linked_arrays
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.oracle import Oracle
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
-from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload, give_arrays, random_ledger, random_workload
+from handoff_mpi.simulation.workload import (
+    LARGE_NBYTES,
+    Workload,
+    give_arrays,
+    give_failures,
+    random_ledger,
+    random_workload,
+)
 from handoff_mpi.worker.broadcast_tree import FAN_OUT
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
@@ -84,6 +91,8 @@ class SimulatedCluster:
             give_arrays(random.Random(f"arrays {seed}"), self.load)
         if links:
             give_linked_arrays(random.Random(f"links {seed}"), self.load)
+        if arrays or links:
+            give_failures(random.Random(f"failures {seed}"), self.load)
         self.policy = Policy(
             max_retries=self.rng.choice((0, 2, 3)),
             stop_on_failure=self.rng.random() < 0.1,

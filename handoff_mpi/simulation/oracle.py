@@ -12,7 +12,7 @@ from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
-from handoff_mpi.scheduler.transitions import Forgiven, LetGo, Lost, MemoryHigh, MemoryNormal
+from handoff_mpi.scheduler.transitions import Forgiven, LetGo, Lost, MemoryHigh, MemoryNormal, ProbationBegun
 from handoff_mpi.simulation.array_oracle import ArrayOracle
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock
@@ -128,6 +128,8 @@ class Oracle:
                 if isinstance(detail, Lost):
                     self._look_at_loss(launch, rank, detail.reason)
                     self._look_for_blame(launch.scheduler, now, rank, detail.reason, log[position + 1 :])
+                elif isinstance(detail, ProbationBegun):
+                    self.arrays.forgive()
                 elif isinstance(detail, Forgiven) and detail.task not in leases:
                     self._blame.append((now, detail.task, -detail.deaths))
                 continue

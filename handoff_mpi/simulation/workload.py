@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from handoff_mpi.allocation import Ledger
@@ -304,6 +304,18 @@ def give_elements(rng: random.Random, array: int, load: Workload, count: int) ->
             load.element_errors[array, index] = rng.choice(("TypeError", "ImportError"))
     for index in rng.sample(range(count), min(count, rng.choice((0, 0, 0, 1, 2)))):
         load.element_kills[array, index] = rng.choice((1, 2, 9))
+
+
+def give_failures(rng: random.Random, load: Workload) -> None:
+    """Have many elements of some arrays fail, most of them for good, and set limits of which some are less."""
+    for task, spec in enumerate(load.specs):
+        if spec.array is None or spec.array.tree is not None or rng.random() >= 0.2:
+            continue
+        window = load.shape(task).window
+        count = spec.array.count if window is None else window.count
+        spec.array = replace(spec.array, max_failures=rng.choice((0, 2, 10, count // 4)))
+        for index in rng.sample(range(count), rng.choice((count // 4, count))):
+            load.element_raises[task, index] = rng.choice((1, 9, 9))
 
 
 def random_ledger(rng: random.Random, ranks: int) -> Ledger:

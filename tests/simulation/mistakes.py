@@ -452,6 +452,24 @@ MISTAKES = [
         seed=75,
         options={"arrays": True},
     ),
+    Mistake(
+        "elements begin although those that are tried again may be too many failures",
+        [("scheduler.failures:Failures.failed", "self._pauses.doubt(task, until)", "pass")],
+        seed=60,
+        options={"arrays": True},
+    ),
+    Mistake(
+        "elements begin although those whose failure is undecided may be too many",
+        [("scheduler.failures:Failures._decide", "self._pauses.doubt(task, failure.until)", "pass")],
+        seed=62,
+        options={"arrays": True},
+    ),
+    Mistake(
+        "elements that raised and were to be tried again are skipped when too many have failed",
+        [("scheduler.arrays:Arrays.end_waiting", "if failure is None or", "if True or")],
+        seed=60,
+        options={"arrays": True},
+    ),
 ]
 
 

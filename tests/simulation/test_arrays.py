@@ -72,6 +72,18 @@ def test_an_element_that_hangs_is_ended_and_the_others_of_its_lease_run_on():
         assert cluster.scheduler.arrays.of[0].done >= 90 or cluster.scheduler.stopping
 
 
+@pytest.mark.parametrize("max_failures", [0, 5, 100])
+def test_few_elements_begin_where_all_fail(begun, max_failures):
+    for seed in range(12):
+        load = load_of(10_000, element_s=0.0001, max_failures=max_failures)
+        load.element_raises.update({(0, index): 99 for index in range(10_000)})
+        begun.clear()
+        cluster = run(seed, load=load, faults=False, ranks=4)
+        array = cluster.scheduler.arrays.of[0]
+        assert array.failed > max_failures or cluster.policy.stop_on_failure
+        assert array.failed <= len(begun) < 2_000
+
+
 @pytest.mark.long
 def test_random_dags_with_arrays():
     for seed in range(60):

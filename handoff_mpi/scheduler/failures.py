@@ -106,8 +106,9 @@ class Failures:
         if is_last or (chance == Chance.NEVER and not may_retry):
             self._fail_for_good(task, rank, error)
         elif may_retry:  # if the run is being stopped, in one that resumes it
-            self._pauses.doubt(task, until)
             self._retry(task, rank, error, now)
+            due = self._ready.deferred.get(task, now)
+            self._pauses.doubt(task, min(now + MAX_HOLD_S, max(until, due + MIN_HOLD_S)))
         else:
             failure = self._undecided.failure(rank, error, chance, until)
             self._decide(task, failure, now)

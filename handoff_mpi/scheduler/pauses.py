@@ -4,9 +4,9 @@ A failure is not final at once: its elements are tried again, or it is undecided
 then they are *in doubt*. While the elements in doubt and those that failed are more than may fail (``max_failures``),
 the array is paused: no further lease of it is made, while those that were made before continue, retries too.
 
-A pause ends by itself. Elements are in doubt for no longer than a failure is held, counted from their last one: a retry
-that must wait longer keeps no rank idle, and a verdict that needs further calls gets them. Only those that are tried
-elsewhere, as their rank is suspect, are in doubt until that has ended.
+A pause ends by itself. Elements are in doubt for no longer than a failure may be held, counted from their last one: a
+retry that must wait longer keeps no rank idle, and a verdict that needs further calls gets them. Only those that are
+tried elsewhere, as their rank is suspect, are in doubt until that has ended.
 """
 
 from __future__ import annotations

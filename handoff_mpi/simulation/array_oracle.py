@@ -60,8 +60,8 @@ class ArrayOracle:
         self._begun: dict[tuple[int, int], RunningLease] = {}  # by number and attempt
         self._dropped: set[int] = set()
         self._held: set[int] = set()  # leases whose failure is undecided
-        self._returned: set[int] = set()  # leases that came back from a rank, for whatever cause
-        self._doubts: dict[int, dict[int, float]] = {}  # of each array, the elements that may fail, and since when
+        self._returned: set[int] = set()  # leases that came back from a rank, for any cause
+        self._doubts: dict[int, dict[int, tuple[float, int]]] = {}  # of an array, what may fail, since when and where
 
     def at_start(self, launch: int, values: Mapping[int, ArrayValues], earlier: Sequence[EarlierArrays]) -> None:
         """A launch begins with these values, which are right: those of the elements that ``earlier`` launches made."""
@@ -128,14 +128,14 @@ class ArrayOracle:
 
     def at_row(self, scheduler: Scheduler, now: float, row: tuple[Any, ...]) -> None:
         """Look at a transition of a lease."""
-        number, _, cause, attempt, _, detail = row
+        number, _, cause, attempt, rank, detail = row
         if cause in DISPATCHES:
             array = scheduler.arrays.leases[number].array
             assert array not in self._dropped, f"elements of array {array} begin after too many have failed"
             if number not in self._returned:
                 self._look_at_limit(scheduler, array, now)
             return
-        self._note_doubts(scheduler, number, Cause(cause), now)
+        self._note_doubts(scheduler, number, Cause(cause), rank, now)
         lease = self._begun.pop((number, attempt), None) if cause != Cause.GIVEN_UP else None
         if cause == Cause.RANK_LOST:
             self._incidents.update(_leased(scheduler, number))
@@ -149,7 +149,7 @@ class ArrayOracle:
                 lost = lease.indices[lease.reported : lease.end - 1]
                 self._incidents.update((lease.array, index) for index in lost)
 
-    def _note_doubts(self, scheduler: Scheduler, number: int, cause: Cause, now: float) -> None:
+    def _note_doubts(self, scheduler: Scheduler, number: int, cause: Cause, rank: int, now: float) -> None:
         """Elements of a lease may fail for good, or have, or were tried elsewhere, or came back for another cause."""
         doubts = self._doubts.setdefault(scheduler.arrays.leases[number].array, {})
         elements = [index for _, index in _leased(scheduler, number)]
@@ -157,7 +157,7 @@ class ArrayOracle:
         (self._held.add if cause == Cause.UNDECIDED else self._held.discard)(number)
         (self._returned.discard if cause in _FINAL else self._returned.add)(number)
         if cause in (Cause.RETRY, Cause.UNDECIDED) and not is_held:
-            doubts.update(dict.fromkeys(elements, now))
+            doubts.update(dict.fromkeys(elements, (now, rank)))
         elif cause in (*_FINAL, Cause.RETRY):
             for index in elements:
                 doubts.pop(index, None)
@@ -171,8 +171,12 @@ class ArrayOracle:
         array = scheduler.arrays.of[number]
         most = array.spec.max_failures
         have = self._values[number].have
-        doubts = self._doubts.get(number, {}).items()
-        doubted = [index for index, since in doubts if now < since + MIN_HOLD_S and index not in have]
+        doubts, forgiven = self._doubts.get(number, {}).items(), scheduler.probation.of_rank
+        doubted = [
+            index
+            for index, (since, rank) in doubts
+            if now < since + MIN_HOLD_S and index not in have and rank not in forgiven
+        ]
         is_within = most is None or array.failed + len(doubted) <= most
         assert is_within, f"elements of {number} begin, although {array.failed} failed, and {doubted} may"
 
@@ -197,6 +201,9 @@ class ArrayOracle:
             assert array.done == len(have), f"{array.done} elements of {number} count as done, {len(have)} have values"
             if array.has_too_many_failures:
                 self._dropped.add(number)
+        for doubts in self._doubts.values() if scheduler.probation.of_rank else ():
+            for index in [each for each, (_, rank) in doubts.items() if rank in scheduler.probation.of_rank]:
+                del doubts[index]  # attempts there do not count, once another one has failed there, too
 
     def at_pull(self, scheduler: Scheduler, number: int, count: int) -> None:
         """So many elements of a windowed array have come: those of them that have not ended fit its window."""
@@ -234,7 +241,8 @@ class ArrayOracle:
             assert kind in ("ValueError", own), kind
             tries = {"TypeError": 0, "ImportError": 1}.get(own, self._policy.max_retries)
             failures = load.element_raises.get(element, 0) + self._timeouts[element]
-            is_own = failures > min(tries, self._policy.max_retries)
+            has_died = self.killed[element] + self.rank_deaths >= self._policy.crash_limit
+            is_own = has_died or failures > min(tries, self._policy.max_retries)
             assert is_own or self._is_spoiled(element), f"element {element} failed too early"
 
     def _is_spoiled(self, element: Element) -> bool:

@@ -11,7 +11,7 @@ from handoff_mpi.arrays.links import Link
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import DEATH, DIED, ErrorReport, LeaseReport
 from handoff_mpi.scheduler import Dispatch, ElementsEnded, ElementsPulled, Finished, Retracted, StopRequested
-from handoff_mpi.scheduler.undecided import MIN_HOLD_S
+from handoff_mpi.scheduler.undecided import MAX_HOLD_S, MIN_HOLD_S
 from tests.scheduler.test_arrays import Ranks, begin, end_all, error, lose, play
 from tests.scheduler.transcript import Dialogue, array, done, ranks, task
 
@@ -103,16 +103,20 @@ def test_elements_that_are_tried_again_have_the_array_wait_and_it_resumes_when_t
     assert run.status == "done" and known.begun == Counter(range(2000))
 
 
-def test_a_retry_that_must_wait_for_longer_holds_nothing_up():
-    run, known, _ = begin_paused(max_retries=1, retry_delay_s=5.0)
+@pytest.mark.parametrize("delay_s", [5.0, 500.0])
+def test_a_retry_that_must_wait_holds_the_array_up_for_a_minute_at_most(delay_s):
+    run, known, _ = begin_paused(max_retries=1, retry_delay_s=delay_s, policy={"heartbeat_timeout_s": 1e6})
     while known.leases:
         known.tell(known.report(next(iter(known.leases)), busy_s=1e-4), after=0.001)
-    assert is_paused(run) and run.scheduler.next_wakeup() <= MIN_HOLD_S + known.now
-    said = known.tell(after=MIN_HOLD_S)
-    assert new_leases(run, said) and not is_paused(run)
+    assert is_paused(run) and run.scheduler.next_wakeup() <= MAX_HOLD_S + known.now
+    assert not new_leases(run, known.tell(after=4.0)) and is_paused(run)
+    if delay_s == 500.0:
+        said = known.tell(after=MAX_HOLD_S)
+        assert new_leases(run, said) and not is_paused(run)
+        end_all(run, known)
     known.tell(done(3, 1))
     end_all(run, known)
-    known.tell(after=20.0)
+    known.tell(after=3 * delay_s)
     end_all(run, known)
     assert run.status == "done" and known.begun == Counter(range(2000))
 
@@ -146,6 +150,20 @@ def test_parts_of_a_retry_are_in_doubt_for_what_is_left_of_them():
     assert run.scheduler.arrays.of[0].doubted == 3 and not is_paused(run)
 
 
+def stop_while_failures_are_held():
+    """Failures of two leases are held when the run is stopped: the first of them that is final ends the array."""
+    run, known, _ = begin_paused(max_retries=0)
+    key = next(iter(known.leases))
+    fail(known, key, *first_elements(known, key, 3))
+    assert len(run.scheduler.ready.undecided) == 2
+    known.tell(StopRequested("enough"))
+    assert run.scheduler.arrays.of[0].failed == 6 and not run.scheduler.ready.undecided
+
+
+def test_a_stop_while_failures_are_held_has_all_of_them_fail():
+    stop_while_failures_are_held()
+
+
 def test_a_stop_and_a_lost_rank_end_a_paused_run():
     run, known, _ = begin_paused(max_retries=0)
     known.tell(StopRequested("enough"))
@@ -168,14 +186,14 @@ def test_a_paused_array_is_not_out_of_time():
     while known.leases:
         known.tell(known.report(next(iter(known.leases)), busy_s=1e-4), after=0.001)
     assert run.status == "running"
-    assert new_leases(run, known.tell(after=MIN_HOLD_S))
+    assert new_leases(run, known.tell(after=MAX_HOLD_S))
 
 
 def test_elements_of_handles_pause_too():
     handles = dict.fromkeys(range(100, 200), (0,))
-    run = Dialogue(ranks(2, 1))
+    run = Dialogue(ranks(2, 1), heartbeat_timeout_s=1e6)
     known = Ranks(run)
-    spec = task(array=ArraySpec(400, None, 2, handles=handles), max_retries=1, retry_delay_s=5.0)
+    spec = task(array=ArraySpec(400, None, 2, handles=handles), max_retries=1, retry_delay_s=500.0)
     run.submit(task(pin=2, priority=1), spec)
     number = 1
     while known.leases and not is_paused(run, number):
@@ -185,10 +203,10 @@ def test_elements_of_handles_pause_too():
     while known.leases:
         known.tell(known.report(next(iter(known.leases)), busy_s=1e-4), after=0.001)
     assert not new_leases(run, known.tell(done(2, 0), after=0.01)), "the elements that waited for it are READY now"
-    known.tell(after=MIN_HOLD_S)
+    known.tell(after=MAX_HOLD_S)
     assert not is_paused(run, number) and known.leases
     end_all(run, known)
-    known.tell(after=20.0)
+    known.tell(after=1500.0)
     end_all(run, known)
     assert run.status == "done" and known.begun == Counter(range(400))
 

@@ -26,6 +26,7 @@ import pytest
 from handoff_mpi.scheduler import queues, waiters
 from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.worker import fetching
+from tests.scheduler.test_pauses import stop_while_failures_are_held
 from tests.scheduler.test_undecided import trials_that_are_skipped
 from tests.simulation import test_tree
 
@@ -431,8 +432,7 @@ MISTAKES = [
     Mistake(
         "a stop decides on failures of elements that were given up with their array meanwhile",
         [("scheduler.failures:Failures.stop", "if task in self._ready.undecided:", "if True:")],
-        seed=5227,
-        options={"arrays": True, "ranks": 12, "tasks": 40},
+        dialogue=stop_while_failures_are_held,
     ),
     Mistake(
         "an element whose value died with its process does not know that it runs once more",
@@ -454,20 +454,20 @@ MISTAKES = [
     ),
     Mistake(
         "elements begin although those that are tried again may be too many failures",
-        [("scheduler.failures:Failures.failed", "self._pauses.doubt(task, until)", "pass")],
-        seed=60,
+        [("scheduler.failures:Failures.failed", "self._pauses.doubt(task, min(", "max(task, min(")],
+        seed=61,
         options={"arrays": True},
     ),
     Mistake(
         "elements begin although those whose failure is undecided may be too many",
         [("scheduler.failures:Failures._decide", "self._pauses.doubt(task, failure.until)", "pass")],
-        seed=62,
+        seed=61,
         options={"arrays": True},
     ),
     Mistake(
         "elements that raised and were to be tried again are skipped when too many have failed",
         [("scheduler.arrays:Arrays.end_waiting", "if failure is None or", "if True or")],
-        seed=60,
+        seed=72,
         options={"arrays": True},
     ),
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import json
+import operator
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -98,6 +99,14 @@ class Ours:
         results = self._execute(dag, self._isolation)
         return behind_gate_s(results), results
 
+    def seconds(self, declare: Callable[[DAG], Any]) -> float:
+        """Return how long a DAG takes in ranks, in seconds."""
+        begun = time.perf_counter()
+        dag = DAG("benchmark")
+        declare(dag)
+        self._execute(dag, "rank")
+        return time.perf_counter() - begun
+
     def map(self, code: Callable[..., Any], elements: Any) -> float:
         """Return how long an array took, in seconds."""
         return self.run(code, elements)[0]
@@ -163,6 +172,27 @@ def bounds(
     }
 
 
+def chains(mine: Ours, count: int, window: int) -> dict[str, float]:
+    """Return how long an array takes, one that reads a generator, and arrays that take each other's elements.
+
+    Args:
+        count: elements of each array.
+        window: of those that read a generator.
+    """
+    mine.run(no_op, range(count // 10))
+    alone_s = mine.map(no_op, range(count))
+    taken_s = mine.seconds(partial(chain, elements=range(count)))
+    windowed_s = mine.seconds(lambda dag: dag.map(no_op, iter(range(count)), window=window))
+    both_s = mine.seconds(partial(chain, elements=iter(range(count)), window=window))
+    return {"alone_s": alone_s, "chain_s": taken_s, "windowed_s": windowed_s, "windowed_chain_s": both_s}
+
+
+def chain(dag: DAG, elements: Any, window: int | None = None) -> None:
+    """Declare a map over elements, a map over its values, and a fold of those."""
+    first = dag.map(itself, elements) if window is None else dag.map(itself, elements, window=window)
+    dag.reduce(operator.add, dag.map(itself, first))
+
+
 def _buffer(count: int) -> Any:
     import numpy as np
 
@@ -203,6 +233,8 @@ def main(words: Sequence[str]) -> None:
             return
         if asked == "bounds":
             report(**bounds(found, **json.loads(given)))
+        elif asked == "chains":
+            report(**chains(found, **json.loads(given)))
         else:
             report(**rates(found if name == FUTURES else found.map, **json.loads(given)))
 

@@ -35,6 +35,7 @@ QUESTIONS = [
     Question("pools"),
     Question("arrays", by_ranks=True),
     Question("array_bounds", by_ranks=True),
+    Question("array_chains", by_ranks=True),
     Question("idle", by_ranks=True),
     Question("startup", by_ranks=True),
     Question("handover"),

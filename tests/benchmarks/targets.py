@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tests.benchmarks import (
     array_bounds,
+    array_chains,
     array_contender,
     arrays,
     bandwidth,
@@ -130,6 +131,10 @@ ARRAYS = [
     *[
         Promise(f"an array: {row} ÷ bound", 1.0, False, "array_bounds", ratio(row, _OURS))
         for row in array_bounds.PROMISED
+    ],
+    *[
+        Promise(f"an array: {row} ÷ {array_chains.ALONE}", most, False, "array_chains", ratio(row, _OURS))
+        for row, most in ((array_chains.CHAIN, 2.5), (array_chains.WINDOWED, round(1 / 0.6, 2)))
     ],
 ]
 

@@ -141,6 +141,11 @@ class Plan:
         """How many calls its functions are, each element of an array one, and a windowed array one."""
         return len(self.ids) + sum(array.count - 1 for array in self.arrays.values() if array.window is None)
 
+    @property
+    def folds_of_windowed(self) -> set[int]:
+        """The arrays that fold values whose number is known while the run continues."""
+        return {number for number, each in self.arrays.items() if each.window is not None and each.tree is not None}
+
     def add(self, functions: Iterable[Function], kinds: Kinds | None = None) -> list[TaskSpec]:
         """Freeze ``functions``, which may refer to earlier ones; return their specs in task order.
 

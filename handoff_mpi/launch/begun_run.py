@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
+from handoff_mpi.arrays.intervals import Interval
 from handoff_mpi.console import print_message
 from handoff_mpi.formatting import type_name
 from handoff_mpi.launch.checked_run import CheckedRun
@@ -27,6 +28,7 @@ from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
 from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.scheduler import Restored
 
 #: Lost ranks of this many earlier launches are reported, the newest ones.
 _MAX_LAUNCHES_TOLD = 5
@@ -152,6 +154,34 @@ class BegunRun:
         for task, payload in self.resumed.payloads.items():
             home.put((self.name, task), payload)
         return home
+
+    def take_over_later(self, launches: Collection[int]) -> Restored:
+        """Take over what depends on all elements of windowed arrays, if it is of launches in which these were the same.
+
+        Returns:
+            The event of it.
+        """
+        resumed, later = self.resumed, self.resumed.later
+        if later is None or later.launches_of(resumed.unknown) - {*launches}:
+            return Restored({})
+        tasks = {task: there for task, there in later.rest.items() if task in resumed.unknown}
+        for task in tasks:
+            if task in later.done:
+                self.recorder.restored(task, later.done[task])
+            if task in later.payloads:
+                self.home.put((self.name, task), later.payloads[task])
+            if task in later.keys:
+                resumed.keys[task] = later.keys[task]
+        elements: dict[int, Sequence[Interval]] = {}
+        for number in later.elements.keys() & resumed.unknown:
+            values = later.array_values[number]
+            elements[number] = resumed.array_values[number].take(values, 0, values.count)
+            for launch, intervals in later.elements[number]:
+                self.journal_writer.elements_restored(number, launch, intervals)
+        self.journal_writer.restored(tasks)
+        self.progress.restored += tasks
+        resumed.later = None
+        return Restored(elements, tasks)
 
     def make_column_keeper(self) -> ColumnKeeper:
         """Return what decides where columns of arrays rest, in this launch."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from handoff_mpi.arrays.intervals import Interval
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueDamaged
@@ -44,7 +44,8 @@ class Resumed:
         suspect_elements: see :class:`~handoff_mpi.scheduler.Submitted`.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
         unknown: the tasks that depend on all elements of a windowed array: whether they change is known when these
-            have come, so they run again.
+            have come.
+        later: what of these is taken over then, if they have not changed; None if nothing is.
     """
 
     rest: dict[int, ValueLocation] = field(default_factory=dict)
@@ -61,6 +62,12 @@ class Resumed:
     suspect_elements: dict[int, list[list[Interval]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
+    later: Resumed | None = None
+
+    def launches_of(self, tasks: Collection[int]) -> set[int]:
+        """Return the launches that computed what is taken over of some tasks."""
+        functions = {self.done[task].epoch for task in tasks if task in self.done}
+        return functions | {launch for task in tasks for launch, _ in self.elements.get(task, ())}
 
 
 class ValueFiles:
@@ -118,7 +125,7 @@ def resume(
     known: dict[int, Done] = {}
     arrays: dict[int, Sequence[ArrayLaunch]] = {}
     for task, id in enumerate(plan.ids):
-        mark = None if task in fresh or task in resumed.unknown else fingerprint(id)
+        mark = None if task in fresh else fingerprint(id)
         if mark is None:
             continue
         identity = (id, mark)
@@ -132,17 +139,61 @@ def resume(
             resumed.deaths[task] = history.deaths[identity]
         if identity in history.incidents:
             resumed.incidents[task] = history.incidents[identity]
-    taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
-    resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
-    resumed.other_arguments = taken_over.other_arguments
-    for task, launches in arrays.items():
-        if plan.arrays[task].window is not None:
-            with_values = [each for each in launches if each.has_any and each.takes_like(plan.arrays[task].elements)]
-            resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in with_values]
-    if any(each.skips_missing for each in plan.selections.all):
-        _leave_outdated(plan, known, arrays, resumed)
-    _take_over(plan, known, is_intact, again.keys(), resumed)
+    left = _Left(plan, known, arrays, again, resumed.unknown, is_intact, find_column)
+    if resumed.unknown & (known.keys() | arrays.keys()):
+        resumed.later = nothing_of(plan)
+        left.take_over(resumed.later, is_later=True)
+    left.take_over(resumed, is_later=False)
     return resumed
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What earlier launches left of a plan.
+
+    Attributes:
+        plan: the run's tables.
+        known: the tasks that were done with the same fingerprint.
+        arrays: the launches of arrays, likewise.
+        again: array number to the elements that run again in any case.
+        unknown: the tasks that depend on all elements of a windowed array.
+        is_intact, find_column: as of :func:`resume`.
+    """
+
+    plan: Plan
+    known: Mapping[int, Done]
+    arrays: Mapping[int, Sequence[ArrayLaunch]]
+    again: Mapping[int, IntervalSet]
+    unknown: Collection[int]
+    is_intact: Callable[[Key], bool]
+    find_column: FindColumn
+
+    def take_over(self, resumed: Resumed, is_later: bool) -> None:
+        """Have ``resumed`` take over what can be.
+
+        Args:
+            is_later: whether the elements of windowed arrays are taken to be what they were; else what depends on all
+                of them is not taken over.
+        """
+        plan, find_column = self.plan, self.find_column
+        known, arrays = dict(self.known), dict(self.arrays)
+        for task in self.unknown:
+            if not is_later:
+                known.pop(task, None)
+            if not is_later or (task in plan.arrays and plan.arrays[task].handles):
+                arrays.pop(task, None)
+        taken_over = ElementsTakenOver(plan.arrays, arrays, self.again, resumed.array_values, find_column)
+        resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
+        resumed.other_arguments = taken_over.other_arguments
+        for task, launches in arrays.items():
+            if plan.arrays[task].window is not None:
+                elements = plan.arrays[task].elements
+                with_values = [each for each in launches if each.has_any and each.takes_like(elements)]
+                resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in with_values]
+        if any(each.skips_missing for each in plan.selections.all):
+            _leave_outdated(plan, known, arrays, resumed)
+        come = {task for task in plan.arrays if task not in self.unknown} if is_later else ()
+        _take_over(plan, known, self.is_intact, self.again.keys(), resumed, come)
 
 
 def _leave_outdated(
@@ -167,10 +218,17 @@ def _take_over(
     is_intact: Callable[[Key], bool],
     wanted: Collection[int],
     resumed: Resumed,
+    come: Collection[int],
 ) -> None:
+    """Take over functions.
+
+    Args:
+        come: the arrays whose elements have come, if they have a window; of others nobody knows.
+    """
+
     def left(task: int) -> ValueLocation:
-        if task in plan.arrays and plan.arrays[task].window is not None:
-            return ValueLocation.NOWHERE  # its iterables may give more elements
+        if task in plan.arrays and plan.arrays[task].window is not None:  # its iterables may give more elements
+            return ValueLocation.HOME if task in come else ValueLocation.NOWHERE
         if task in resumed.array_values:
             return ValueLocation.HOME if resumed.array_values[task].is_complete else ValueLocation.NOWHERE
         done = known.get(task)

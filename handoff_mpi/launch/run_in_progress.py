@@ -195,6 +195,7 @@ class RunInProgress:
             resumed.array_values,
             resumed.earlier_elements,
             self._run.journal_writer,
+            self._run.take_over_later,
         )
         column_keeper = self._run.make_column_keeper()
         self.loop.coordinator.dispatcher.keep_column = column_keeper.keep

@@ -28,7 +28,7 @@ def with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
 
 def behind_windowed(plan: Plan) -> set[int]:
     """Return the tasks that depend on all elements of a windowed array: on a fold of these."""
-    folds = {number for number, each in plan.arrays.items() if each.window is not None and each.tree is not None}
+    folds = plan.folds_of_windowed
     return with_consumers(plan, {*folds}) - folds
 
 

@@ -139,7 +139,7 @@ class StoryReader:
         self._table.take(rows)
 
     def _take_restored(self, tasks: list[int]) -> None:
-        self._launch.restored = len(tasks)
+        self._launch.restored += len(tasks)
         for task in tasks:
             self._table.state[self._table.here[task]] = DONE_STATE
 

@@ -113,9 +113,7 @@ class JournalWriter:
             if number in elements:
                 self._journal.append(("restored_elements", number, [*elements[number]]))
         self._note_bound()
-        tasks = list(restored)
-        if tasks:
-            self._journal.append(("restored", tasks))
+        self.restored(restored)
         self._journal.commit()
 
     def _note_bound(self) -> None:
@@ -157,6 +155,12 @@ class JournalWriter:
         pulled = self._plan.arrays[array].pulled
         length = 0 if pulled is None else pulled.block
         self._journal.append(("pulled", array, length, block, covered, digests, is_last))
+
+    def restored(self, tasks: Iterable[int]) -> None:
+        """Note tasks that an earlier launch has done."""
+        found = list(tasks)
+        if found:
+            self._journal.append(("restored", found))
 
     def elements_restored(self, array: int, epoch: int, intervals: Sequence[Interval]) -> None:
         """Note elements of a windowed array that an earlier launch has computed."""

@@ -91,6 +91,7 @@ class Progress:
         restored: the tasks that earlier launches did.
 
     Attributes:
+        restored: the tasks that earlier launches did and that are not counted yet.
         own_calls: returns (task, attempt, rank, start) of calls in this process, which its loop does not report.
     """
 
@@ -115,7 +116,7 @@ class Progress:
         self._known_failures = 0
         self._is_counted = bytearray()
         self._undecided: list[int] = []  # their calls have ended, and the scheduler takes that in at its next turn
-        self._restored = list(restored)
+        self.restored = list(restored)
         self._elements = ElementCounts(scheduler.arrays.of, recorder.elements)
         self._slowest = Slowest(MAX_SLOWEST)
         self._skipped: list[int] = []
@@ -240,7 +241,7 @@ class Progress:
                 self._undecided.append(task)
         restored: Sequence[int] = ()
         if 0 < self._known_tasks <= len(state):  # before, nobody knows their names, or they are not submitted yet
-            restored, self._restored = self._restored, []
+            restored, self.restored = self.restored, []
         for task in itertools.chain(restored, _taken(recorder.undone)):
             is_done = state[task] == _DONE
             if is_counted[task] != is_done and task not in self._elements:

@@ -16,7 +16,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.results.array_history import EarlierElements
 from handoff_mpi.runtime.journal_writer import JournalWriter
-from handoff_mpi.scheduler import ElementsRestored
+from handoff_mpi.scheduler import Restored
 from handoff_mpi.scheduler.array_state import Array
 
 _NONE = IntervalSet()
@@ -46,6 +46,9 @@ class WindowConsumers:
         values: of arrays, by number.
         earlier: array to what earlier launches have computed.
         journal_writer: writes the journal.
+
+    Attributes:
+        same_launches: of each fold that was taken over, the launches in which its value was the same.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class WindowConsumers:
         earlier: Mapping[int, Sequence[EarlierElements]],
         journal_writer: JournalWriter,
     ) -> None:
+        self.same_launches: dict[int, set[int]] = {}
         self._root = root
         self._numbers = numbers
         self._arrays = plan.arrays
@@ -75,22 +79,22 @@ class WindowConsumers:
         paced = [arrays[number] for number in self._paced]
         return min(each.done + each.failed + each.skipped for each in (root, *paced) if each is root or each.is_open)
 
-    def restore(self, compared: Compared, arrays: Mapping[int, Array]) -> list[ElementsRestored]:
+    def restore(self, compared: Compared, arrays: Mapping[int, Array]) -> list[Restored]:
         """Take over elements; return the events of that, those of the arrays furthest from the root first."""
         for epoch, (_, stop) in compared.same.items():
             there = self._there.setdefault((self._root, epoch), IntervalSet())
             for launch, intervals in compared.taken.items():
                 if launch <= epoch:
                     there.update(IntervalSet(intervals).within(0, stop))
-        events: list[ElementsRestored] = []
+        events: list[Restored] = []
         for number in self._numbers:
             if arrays[number].is_open and not _is_fold(self._arrays[number]):
                 events += self._restore(number, compared.stop, is_last=False)
         return events[::-1]
 
-    def close(self, count: int, arrays: Mapping[int, Array]) -> list[ElementsRestored]:
+    def close(self, count: int, arrays: Mapping[int, Array]) -> list[Restored]:
         """No more elements come of the windowed array than ``count``; return as :meth:`restore` does."""
-        events: list[ElementsRestored] = []
+        events: list[Restored] = []
         counts = {self._root: count}
         for number in self._numbers:
             frozen = self._arrays[number]
@@ -107,7 +111,7 @@ class WindowConsumers:
             self._journal_writer.elements_pulled(number, 0, counts[number], b"", is_last=True)
         return events[::-1]
 
-    def _restore(self, number: int, count: int, is_last: bool) -> Iterator[ElementsRestored]:
+    def _restore(self, number: int, count: int, is_last: bool) -> Iterator[Restored]:
         """Take over elements of one array, as far as ``count`` elements of the windowed one have come."""
         block = self._arrays[number].links[0].block
         start, stop = self._compared[number], -(-count // block) if is_last else count // block
@@ -125,7 +129,7 @@ class WindowConsumers:
                         there = self._there.setdefault((number, epoch), IntervalSet())
                         there.update(part for interval in taken for part in elements.within(*interval))
         if found:
-            yield ElementsRestored(number, found.intervals())
+            yield Restored({number: found.intervals()})
 
     def _same(self, number: int, epoch: int, elements: Interval, count: int, is_last: bool) -> IntervalSet:
         """Return which elements take what they took in a launch, and as much of it."""
@@ -141,15 +145,20 @@ class WindowConsumers:
             same = IntervalSet(part for interval in same for part in of_link.supplied(positions, *interval))
         return same
 
-    def _restore_fold(self, number: int, source: int, counts: Mapping[int, int]) -> Iterator[ElementsRestored]:
+    def _restore_fold(self, number: int, source: int, counts: Mapping[int, int]) -> Iterator[Restored]:
         """Take over the levels of a fold whole, if all that they fold is what it was."""
-        everything = IntervalSet([(0, counts[source])])
+        everything, count = IntervalSet([(0, counts[source])]), counts[self._root]
+        same = {
+            epoch
+            for epoch, total in self._totals.items()
+            if total == count and self._there.get((source, epoch)) == everything
+        }
         for each in reversed(self._earlier[number]):
-            is_same = self._totals.get(each.epoch) == counts[self._root]
-            if is_same and self._there.get((source, each.epoch)) == everything and len(each.values) == counts[number]:
+            if each.epoch in same and len(each.values) == counts[number]:
                 taken = self._values[number].take(each.values, 0, counts[number])
                 self._journal_writer.elements_restored(number, each.epoch, taken)
-                yield ElementsRestored(number, taken)
+                self.same_launches[number] = same
+                yield Restored({number: taken})
                 return
 
 

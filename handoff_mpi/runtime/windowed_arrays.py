@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from handoff_mpi.arrays.columns import ColumnError
@@ -25,7 +25,7 @@ from handoff_mpi.results.array_history import EarlierElements
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.window_consumers import Compared, WindowConsumers, consumers_of
-from handoff_mpi.scheduler import ElementsPulled, ElementsRestored
+from handoff_mpi.scheduler import ElementsPulled, Restored
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.serialization import reason_of
 from handoff_mpi.worker.error_report import describe
@@ -85,7 +85,7 @@ class WindowedArray:
         self._recorded = 0
         self._next_record = 0.0
 
-    def take(self, arrays: Mapping[int, Array], now: float) -> list[ElementsPulled | ElementsRestored]:
+    def take(self, arrays: Mapping[int, Array], now: float) -> list[ElementsPulled | Restored]:
         """Take in what was pulled; return the events of it.
 
         Args:
@@ -105,6 +105,11 @@ class WindowedArray:
         self.puller.allow(own if self._consumers is None else self._consumers.ended(arrays, array))
         return events
 
+    @property
+    def same_launches(self) -> Mapping[int, set[int]]:
+        """Of each fold of its elements that was taken over, the launches in which its value was the same."""
+        return {} if self._consumers is None else self._consumers.same_launches
+
     def finish(self) -> None:
         """Have the journal know all elements that have come: the run has ended, and may be resumed."""
         if self._recorded < self._window.count:
@@ -116,10 +121,10 @@ class WindowedArray:
             self._window.ended(intervals)
         self._released = len(array.failures)
 
-    def _take_news(self, arrays: Mapping[int, Array]) -> list[ElementsPulled | ElementsRestored]:
+    def _take_news(self, arrays: Mapping[int, Array]) -> list[ElementsPulled | Restored]:
         is_over = self.puller.is_over  # before: what comes after it is taken too
         restored: list[Interval] = []
-        events: list[ElementsPulled | ElementsRestored] = []
+        events: list[ElementsPulled | Restored] = []
         elements = self.puller.take(MAX_TAKEN)
         place = 0
         while place < len(elements) and self._error is None:
@@ -161,7 +166,7 @@ class WindowedArray:
         return self._window.digest(stop, self._digest_object)
 
     def _judge(
-        self, arrays: Mapping[int, Array], events: list[ElementsPulled | ElementsRestored], is_last: bool
+        self, arrays: Mapping[int, Array], events: list[ElementsPulled | Restored], is_last: bool
     ) -> list[Interval]:
         """Offer elements whose block need not be compared any more; return those that an earlier launch has computed.
 
@@ -244,6 +249,8 @@ class WindowedArrays:
         values: of arrays, by number.
         earlier: array to what earlier launches have computed.
         journal_writer: writes the journal.
+        take_over_later: called once it is known in which earlier launches all folds of their elements were what they
+            are; takes over what depends on these, and returns the event of it.
     """
 
     def __init__(
@@ -253,8 +260,11 @@ class WindowedArrays:
         values: Mapping[int, ArrayValues],
         earlier: Mapping[int, Sequence[EarlierElements]],
         journal_writer: JournalWriter,
+        take_over_later: Callable[[Collection[int]], Restored],
     ) -> None:
         self._arrays = arrays
+        self._take_over_later = take_over_later
+        self._folds = plan.folds_of_windowed
         self._is_rung = False
         self._is_closed = False
         self._lock = threading.Lock()
@@ -276,13 +286,19 @@ class WindowedArrays:
         for each in self._of:
             each.puller.start()
 
-    def events(self, now: float) -> list[ElementsPulled | ElementsRestored]:
+    def events(self, now: float) -> list[ElementsPulled | Restored]:
         """Return what has come since the last time."""
         if self._is_rung:
             self._is_rung = False
             with suppress(BlockingIOError):
                 os.read(self._read, 1024)
-        return [event for each in self._of if each.number in self._arrays for event in each.take(self._arrays, now)]
+        found = [event for each in self._of if each.number in self._arrays for event in each.take(self._arrays, now)]
+        if self._folds and any(isinstance(event, Restored) for event in found):
+            same = {fold: launches for each in self._of for fold, launches in each.same_launches.items()}
+            if same.keys() == self._folds:
+                self._folds = set()
+                found.append(self._take_over_later(set.intersection(*same.values())))
+        return found
 
     def finish(self) -> None:
         """Note what has come until the end of the run."""
@@ -317,8 +333,9 @@ def windowed_arrays(
     values: Mapping[int, ArrayValues],
     earlier: Mapping[int, Sequence[EarlierElements]],
     journal_writer: JournalWriter,
+    take_over_later: Callable[[Collection[int]], Restored],
 ) -> WindowedArrays | None:
     """Return the windowed arrays of a run; None if it has none."""
     if all(frozen.window is None for frozen in plan.arrays.values()):
         return None
-    return WindowedArrays(plan, arrays, values, earlier, journal_writer)
+    return WindowedArrays(plan, arrays, values, earlier, journal_writer, take_over_later)

@@ -90,9 +90,10 @@ class Array:
         self.is_open, self.is_cut = False, True
 
     def restored(self, intervals: Sequence[Interval]) -> None:
-        """Elements that waited for others have values of an earlier launch."""
+        """Elements that waited, for others or for what all of them take, have values of an earlier launch."""
         for interval in intervals:
             self.awaited.discard(*interval)
+            self.todo.discard(*interval)
             self.have.add(*interval)
 
     def pulled(self, event: ElementsPulled) -> IntervalSet:

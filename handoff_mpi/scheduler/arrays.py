@@ -18,7 +18,7 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.array_failures import group_failures, why_failed
 from handoff_mpi.scheduler.array_state import Array
-from handoff_mpi.scheduler.events import ElementsPulled, ElementsRestored
+from handoff_mpi.scheduler.events import ElementsPulled, Restored
 from handoff_mpi.scheduler.growing import GrowingArrays, elements_to_await
 from handoff_mpi.scheduler.lease_table import LeaseTable
 from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING, Cause
@@ -115,10 +115,17 @@ class Arrays(LeaseTable):
         self._growing.grow(event.array)
         self._close(event.array)
 
-    def restored(self, event: ElementsRestored) -> None:
-        """Elements of an array that takes those of a windowed one have values of an earlier launch."""
-        self.of[event.array].restored(event.intervals)
-        self._supply(event.array, event.intervals)
+    def restored(self, event: Restored) -> None:
+        """Elements and tasks that depend on those of windowed arrays have values of an earlier launch."""
+        for number, intervals in event.elements.items():
+            self.of[number].restored(intervals)
+            self._supply(number, intervals)
+            self._close(number)
+        waiting = [task for task in sorted(event.tasks) if self._tasks.state[task] == WAITING]
+        for task in waiting:
+            self._tasks.restore(task, event.tasks[task])
+        for task in waiting:
+            self._tasks.supply(task)
 
     # -- leases ----------------------------------------------------------------------------------------
 

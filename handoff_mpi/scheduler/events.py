@@ -90,18 +90,18 @@ class ElementsPulled:
 
 
 @dataclass(slots=True)
-class ElementsRestored:
-    """Elements of an array that takes those of a windowed one were computed by an earlier launch, from the same.
+class Restored:
+    """As elements of windowed arrays have come, it is known that an earlier launch computed this from the same.
 
-    This event comes before that of the elements which they take, and before these have come.
+    What it takes may not have ended, nor have come: elements of an array are told before those that they take.
 
     Attributes:
-        array: its number.
-        intervals: the elements.
+        elements: array number to its elements.
+        tasks: where the values of tasks are that wait for these.
     """
 
-    array: int
-    intervals: Sequence[Interval]
+    elements: Mapping[int, Sequence[Interval]]
+    tasks: Mapping[int, ValueLocation] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -190,7 +190,7 @@ Event: TypeAlias = (
     | Finished
     | ElementsEnded
     | ElementsPulled
-    | ElementsRestored
+    | Restored
     | Retracted
     | Unfetched
     | Persisted

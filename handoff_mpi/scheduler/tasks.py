@@ -158,7 +158,7 @@ class TaskTable:
             self.selections.add(number)
             self.missing[number] = 1
         for task, rest in (restored or {}).items():
-            self._restore(task, rest)
+            self.restore(task, rest)
         is_first = not first and not restored
         for task in new:
             inputs = self.specs[task].inputs
@@ -193,7 +193,7 @@ class TaskTable:
                 self.consumers_left[each] += 1
         self._ready.requeue_outgrown()
 
-    def _restore(self, task: int, rest: ValueLocation) -> None:
+    def restore(self, task: int, rest: ValueLocation) -> None:
         self.move(task, Cause.RESTORED)
         self.open -= 1
         self.at_rank0[task] = rest == ValueLocation.HOME

@@ -17,7 +17,7 @@ from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.window_consumers import WindowConsumers, consumers_of
 from handoff_mpi.runtime.windowed_arrays import WindowedArray
 from handoff_mpi.scheduler import Scheduler
-from handoff_mpi.scheduler.events import ElementsPulled, ElementsRestored
+from handoff_mpi.scheduler.events import ElementsPulled, Restored
 from handoff_mpi.simulation.context import SimulationContext
 from handoff_mpi.simulation.shapes import MAX_PULL_S, Window
 
@@ -131,7 +131,7 @@ class SimulatedWindows:
         self._pullers[array].pull()
         return self._pullers[array].count
 
-    def events(self, scheduler: Scheduler) -> Iterable[ElementsPulled | ElementsRestored]:
+    def events(self, scheduler: Scheduler) -> Iterable[ElementsPulled | Restored]:
         """Return what has come since the last time."""
         arrays, now = scheduler.arrays.of, self._around.clock.now
         return [event for number, each in self._of.items() if number in arrays for event in each.take(arrays, now)]

@@ -11,7 +11,7 @@ from handoff_mpi.arrays.links import UNKNOWN_COUNT, Link
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import ErrorReport
-from handoff_mpi.scheduler import ElementsPulled, ElementsRestored, StopRequested
+from handoff_mpi.scheduler import ElementsPulled, Restored, StopRequested
 from tests.scheduler.test_arrays import begin, end_all, error
 from tests.scheduler.test_linked_arrays import leased
 from tests.scheduler.test_windowed_arrays import windowed
@@ -131,7 +131,7 @@ def test_a_source_that_is_skipped_takes_along_what_follows_it():
 
 def test_elements_that_an_earlier_launch_computed_do_not_run_again():
     run, known = begin(windowed(), following(0), following(1, block=2), slots=(1,))
-    known.tell(ElementsRestored(2, [(0, 2)]), ElementsRestored(1, [(0, 4)]), ElementsPulled(0, 5, [(0, 4)]))
+    known.tell(Restored({2: [(0, 2)]}), Restored({1: [(0, 4)]}), ElementsPulled(0, 5, [(0, 4)]))
     end_all(run, known)
     known.tell(ElementsPulled(0, 6, is_last=True))
     end_all(run, known)

@@ -116,7 +116,8 @@ class WindowConsumers:
         block = self._arrays[number].links[0].block
         start, stop = self._compared[number], -(-count // block) if is_last else count // block
         self._compared[number] = stop
-        same = {epoch: self._same(number, epoch, (start, stop), count, is_last) for epoch in self._totals}
+        epochs = [each.epoch for each in self._earlier[number] if each.epoch in self._totals]
+        same = {epoch: self._same(number, epoch, (start, stop), count, is_last) for epoch in epochs}
         found = IntervalSet()
         for each in reversed(self._earlier[number]):
             mine = same.get(each.epoch, _NONE)
@@ -148,11 +149,8 @@ class WindowConsumers:
     def _restore_fold(self, number: int, source: int, counts: Mapping[int, int]) -> Iterator[Restored]:
         """Take over the levels of a fold whole, if all that they fold is what it was."""
         everything, count = IntervalSet([(0, counts[source])]), counts[self._root]
-        same = {
-            epoch
-            for epoch, total in self._totals.items()
-            if total == count and self._there.get((source, epoch)) == everything
-        }
+        launches = [each.epoch for each in self._earlier[number] if self._totals.get(each.epoch) == count]
+        same = {epoch for epoch in launches if self._there.get((source, epoch)) == everything}
         for each in reversed(self._earlier[number]):
             if each.epoch in same and len(each.values) == counts[number]:
                 taken = self._values[number].take(each.values, 0, counts[number])

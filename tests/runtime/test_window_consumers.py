@@ -261,6 +261,15 @@ def test_what_depends_on_a_fold_is_taken_over_when_its_elements_have_come(tmp_pa
     assert results["mean"] == (99 * 98) / 100
 
 
+def test_a_fold_with_other_blocks_changes_what_depends_on_it(tmp_path, notes):
+    for fan_in in (8, 4, 8):
+        results = run(chain(notes, iter(range(100)), fan_in=fan_in), tmp_path)
+        assert results["report"] == str(sum(products(range(100))))
+    newly_called(notes)
+    run(chain(notes, iter(range(100)), fan_in=8), tmp_path)
+    assert newly_called(notes) == {}
+
+
 # -- the command line ----------------------------------------------------------------------------------------
 
 DAG_FILE = """

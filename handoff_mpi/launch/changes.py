@@ -221,14 +221,21 @@ class Changes:
     @cached_property
     def _open(self) -> list[int]:
         """The functions that run, and of which an earlier launch has a value, of arrays one of an element."""
-        plan, rest = self._plan, self._resumed.rest
-        return [task for task, id in enumerate(plan.ids) if id in self._done and task not in rest]
+        kept = self._kept
+        return [task for task, id in enumerate(self._plan.ids) if id in self._done and task not in kept]
+
+    @cached_property
+    def _kept(self) -> set[int]:
+        """The functions that are taken over, or may be once all elements of windowed arrays have come."""
+        resumed = self._resumed
+        later = set[int]() if resumed.later is None else resumed.later.rest.keys() & resumed.unknown
+        return later | resumed.rest.keys()
 
     @cached_property
     def _again(self) -> list[int]:
         """The functions that run again, and the arrays any element of which does."""
         done = {id for id, _ in self._history.done}
-        functions = {task for task, id in enumerate(self._plan.ids) if id in done and task not in self._resumed.rest}
+        functions = {task for task, id in enumerate(self._plan.ids) if id in done and task not in self._kept}
         arrays = {task for task in self._open if task in self._plan.arrays and self.elements(task)}
         return sorted(functions | arrays)
 

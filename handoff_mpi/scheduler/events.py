@@ -93,7 +93,7 @@ class ElementsPulled:
 class Restored:
     """As elements of windowed arrays have come, it is known that an earlier launch computed this from the same.
 
-    What it takes may not have ended, nor have come: elements of an array are told before those that they take.
+    What it takes may not have ended, nor have come: the event of elements comes before that of those which they take.
 
     Attributes:
         elements: array number to its elements.

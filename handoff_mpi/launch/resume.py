@@ -149,7 +149,7 @@ def resume(
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """What earlier launches left of a plan.
+    """The values and elements that earlier launches left of a plan.
 
     Attributes:
         plan: the run's tables.

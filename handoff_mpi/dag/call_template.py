@@ -14,12 +14,13 @@ fifth part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from operator import is_
 from typing import Any, TypeAlias
 
 from handoff_mpi.dag.surroundings import Surroundings
-from handoff_mpi.serialization import PICKLED, EncodingError, Payload, decode_input
+from handoff_mpi.serialization import PICKLED, PLAIN, EncodingError, Payload, decode_input, is_plain
 
 VALUES = 0
 LIST = 1
@@ -29,12 +30,55 @@ ELEMENTS = 3
 _Bare: TypeAlias = "tuple[tuple[int, ...], int, Payload | None, tuple[int, ...]]"
 CallTemplate: TypeAlias = "_Bare | tuple[tuple[int, ...], int, Payload | None, tuple[int, ...], Surroundings]"
 
+#: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
+_NO_KWARGS: dict[str, object] = {}
 #: What :func:`resolve` gives the value of: an input, a large constant, an inline function.
 INPUT = 0
 CONSTANT = 1
 INLINE = 2
 #: It returns a placeholder itself where an element of an input of an array will be put.
 ELEMENT = 3
+
+
+class PlainTemplates:
+    """The call templates of functions that take values, and plain constants behind them.
+
+    Neighbours that have the very same constants share these, and those that have the same code too their template.
+    """
+
+    __slots__ = ("_bare", "_constants", "_extra", "_template")
+
+    def __init__(self) -> None:
+        self._bare: dict[int, _Bare] = {}
+        self._extra: tuple[object, ...] = ()
+        self._constants: Payload | None = None
+        self._template: _Bare = (), VALUES, None, ()
+
+    def encode(self, extra: Sequence[object], kwargs: Mapping[str, object]) -> tuple[bool, Payload | None]:
+        """Return whether constants are plain, and their payload; None if there are none."""
+        if not kwargs:
+            if not extra:
+                return True, None
+            if len(extra) == len(self._extra) and all(map(is_, extra, self._extra)):
+                return True, self._constants
+        found = tuple(extra)
+        if not is_plain(found) or (kwargs and not is_plain(tuple(kwargs.values()))):
+            return False, None
+        payload: Payload = PLAIN, (found, dict(kwargs) if kwargs else _NO_KWARGS)
+        if not kwargs:
+            self._extra, self._constants = found, payload
+        return True, payload
+
+    def find(self, code: int, constants: Payload | None) -> _Bare:
+        """Return the template of a call of the code with that number."""
+        bare = self._bare.get(code)
+        if bare is None:
+            bare = self._bare[code] = ((code,), VALUES, None, ())
+        if constants is None:
+            return bare
+        if self._template[2] is not constants or self._template[0] is not bare[0]:
+            self._template = (bare[0], VALUES, constants, ())
+        return self._template
 
 
 class Placeholder:

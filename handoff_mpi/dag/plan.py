@@ -17,7 +17,7 @@ from typing import Any
 from handoff_mpi.arrays.inputs import ElementInput
 from handoff_mpi.by_value import one_state
 from handoff_mpi.dag.arrays import ArrayFunction
-from handoff_mpi.dag.call_template import VALUES, CallTemplate
+from handoff_mpi.dag.call_template import VALUES, CallTemplate, PlainTemplates
 from handoff_mpi.dag.collocation import groups_of
 from handoff_mpi.dag.encoded_tables import EncodedTables
 from handoff_mpi.dag.faults import Faults, without_addresses
@@ -38,24 +38,13 @@ from handoff_mpi.dag.template_builder import Codec, TemplateBuilder
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import id_text, one_line, show
 from handoff_mpi.resources import Amounts, parse_cost
-from handoff_mpi.serialization import (
-    PLAIN,
-    CarriedId,
-    EncodingError,
-    is_plain,
-    reason_of,
-    sendable_id,
-    why_not_encodable,
-)
+from handoff_mpi.serialization import CarriedId, EncodingError, reason_of, sendable_id, why_not_encodable
 from handoff_mpi.suggestions import KnownNames
 
 #: Stands in the table of functions for a lease of an array, of which the scheduler has the specification.
 _OF_A_LEASE = TaskSpec((), parse_cost(None))
 #: What is pickled of constants where it does not matter what values they get.
 _WITHOUT_REFERENCES: dict[type, Callable[[object], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
-
-#: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
-_NO_KWARGS: dict[str, object] = {}
 
 
 class _Settings:
@@ -130,7 +119,7 @@ class Plan:
         self._keep = frozenset(() if isinstance(keep, str) else keep)
         self._inline: dict[Hashable, Function] = {}
         self._costs: dict[object, Amounts] = {}
-        self._bare_call_templates: dict[int, CallTemplate] = {}
+        self._plain_templates = PlainTemplates()
         self._bare_sources: list[tuple[int, None] | None] = []
 
     def __len__(self) -> int:
@@ -364,8 +353,8 @@ class Plan:
         self, function: Function
     ) -> tuple[CallTemplate, tuple[tuple[int, Codec | None], ...]] | None:
         """Return what :meth:`_call_template` would, at once, for a function that is as plain as most are; else None."""
-        extra, kwargs = tuple(function.extra_args), function.kwargs
-        if (extra and not is_plain(extra)) or (kwargs and not is_plain(tuple(kwargs.values()))):
+        is_plain, constants = self._plain_templates.encode(function.extra_args, function.kwargs)
+        if not is_plain:
             return None
         sources: list[tuple[int, None]] = []
         for reference in function.args:
@@ -384,12 +373,7 @@ class Plan:
         code = self._code_numbers.get(id(function.code))
         if code is None:
             code = self._tables.code_number(function.code)
-        bare = self._bare_call_templates.get(code)
-        if bare is None:
-            bare = self._bare_call_templates[code] = ((code,), VALUES, None, ())
-        if not extra and not kwargs:
-            return bare, tuple(sources)
-        return (bare[0], VALUES, (PLAIN, (extra, dict(kwargs) if kwargs else _NO_KWARGS)), ()), tuple(sources)
+        return self._plain_templates.find(code, constants), tuple(sources)
 
     def _bare_source(self, number: int) -> tuple[int, None]:
         """All that take a value as it is share one entry."""

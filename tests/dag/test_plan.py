@@ -217,6 +217,23 @@ def test_small_constants_are_carried_as_they_are():
         assert code(*args, **named) == (1, 5)
 
 
+def test_neighbours_with_the_very_same_constants_share_them():
+    one, text = 2**40, "a text"
+    constants = [[one, text], [one, text], [one, text], [1], [True], [1.0], [0.0], [-0.0], [], [one], [one, text]]
+    dag = DAG()
+    for number, extra in enumerate(constants):
+        dag.add_function(Function(number, [0] if number == 2 else (), max if number < 9 else min, extra))
+    plan = Plan()
+    plan.add(dag)
+    first, second, third, *others = plan.call_templates
+    assert first is second is third, "its inputs are no part of it"
+    assert len({id(each) for each in others}) == len(others)
+    for template, extra in zip(plan.call_templates, constants, strict=True):
+        code, args, named = build_call(template, [], {0: max, 1: min}.get, None)
+        assert repr(args) == repr(type(args)(extra)) and not named
+        assert code is (max if extra is not constants[-1] and extra is not constants[-2] else min)
+
+
 def test_a_large_constant_is_encoded_once():
     big = np.ones(100_000)
     dag = DAG()

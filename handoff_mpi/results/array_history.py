@@ -185,10 +185,12 @@ def values_of_last(launches: Sequence[ArrayLaunch], find: FindColumn = as_it_is)
     everything = IntervalSet([(0, last.count)])
     for elements, _, column in last.parts:
         _fill(values, elements, find(last.epoch, column), everything)
-    by_epoch = {launch.epoch: launch for launch in launches}
+    taken: dict[int, IntervalSet] = {}  # a launch takes over many blocks of a windowed array, one by one
     for epoch, intervals in last.restored:
-        for elements, _, column in by_epoch[epoch].parts if epoch in by_epoch else ():
-            _fill(values, elements, find(epoch, column), IntervalSet(intervals))
+        taken.setdefault(epoch, IntervalSet()).update(intervals)
+    for launch in launches:
+        for elements, _, column in launch.parts if launch.epoch in taken else ():
+            _fill(values, elements, find(launch.epoch, column), taken[launch.epoch])
     return values
 
 

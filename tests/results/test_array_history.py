@@ -60,3 +60,17 @@ def test_elements_whose_end_is_not_known_are_suspects_in_the_groups_of_their_lea
 def test_the_last_launch_has_its_own_values_and_those_it_took_over():
     launches = [launch(1, [(0, "abcdef")]), launch(2, [(2, "CD")], [(1, [(0, 2)]), (7, [(8, 9)])])]
     assert values_in(values_of_last(launches)) == {0: "a", 1: "b", 2: "C", 3: "D"}
+
+
+def test_a_column_is_looked_up_once_however_many_blocks_were_taken_over():
+    """A launch takes over a windowed array block by block."""
+    values = [(index, [index]) for index in range(50)]
+    launches = [launch(1, values, count=50), launch(2, [], [(1, [(index, index + 1)]) for index in range(50)], count=50)]
+    found = []
+
+    def find(epoch, column):
+        found.append(epoch)
+        return column
+
+    assert values_of_last(launches, find)[49] == 49
+    assert len(found) == 50

@@ -58,7 +58,7 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
         "value": _value(told, state),
         "failure": _failure(told) if state == FAILED_STATE else None,
         "again": _again(told),
-        "placement": [_placement(told, each) for each in attempts[-_MAX_ATTEMPTS:]],
+        "placement": [_placement(told, attempts, each) for each in attempts[-_MAX_ATTEMPTS:]],
         "waits_for": None,
         "live": None,
         "namesakes": told.namesakes,
@@ -119,7 +119,7 @@ def _inputs_done(told: FunctionStory, inputs: list[int]) -> dict[str, object]:
     return {"inputs_done": [_standing(told, each) for each in done[:MAX_LISTED]], "inputs_done_count": len(done)}
 
 
-def _attempts(told: FunctionStory) -> list[dict[str, object]]:
+def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
     story, calls = told.story, told.story.calls
     rows = (calls.task == told.task).nonzero()[0].tolist()
     attempts = []
@@ -279,12 +279,12 @@ def _derived_reason(own: FunctionInLaunch, done_in: FunctionInLaunch) -> str:
 # -- why it ran there ----------------------------------------------------------------------------------
 
 
-def _placement(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, object]:
+def _placement(told: FunctionStory, attempts: list[dict[str, Any]], attempt: dict[str, Any]) -> dict[str, object]:
     """Return what is known of why an attempt ran on its rank."""
     index = next(at for at, each in enumerate(told.story.launches) if each.epoch == attempt["launch"])
     own, rank = told.launches[index], attempt["rank"]
     facts = {"launch": own.epoch, "attempt": attempt["attempt"], "rank": rank, "host": attempt["host"]}
-    facts |= _cause(told, own, attempt)
+    facts |= _cause(told, own, _failed_before(attempts, attempt), attempt)
     inputs = told.story.tasks.inputs_of(told.task).tolist()
     made_by = [int(told.story.calls.rank[row]) for each in inputs if (row := told.story.final_call[each]) >= 0]
     if made_by:
@@ -292,13 +292,14 @@ def _placement(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, object
     return facts
 
 
-def _cause(told: FunctionStory, own: FunctionInLaunch, attempt: dict[str, object]) -> dict[str, object]:
+def _cause(
+    told: FunctionStory, own: FunctionInLaunch, before: dict[str, object] | None, attempt: dict[str, object]
+) -> dict[str, object]:
     rank, host = attempt["rank"], attempt["host"]
     if own.pin is not None and own.pin in (rank, host):
         return {"cause": "pinned", "pin": own.pin}
     if len(own.group) > 1:
         return {"cause": "collocated", "with": [id for number, id in own.group if number != own.number]}
-    before = _failed_before(told, attempt)
     if before is not None and (before["outcome"] == "rank lost" or before["rank"] in _lost_before(told, attempt)):
         return {"cause": "rank lost", "lost": before}
     if before is not None and before["rank"] != rank:
@@ -331,9 +332,8 @@ def _holds(offered: Mapping[str, float], cost: Mapping[str, Any]) -> bool:
     return all(offered.get(name, 0) >= amount for name, amount in cost.items())
 
 
-def _failed_before(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, object] | None:
+def _failed_before(attempts: list[dict[str, Any]], attempt: dict[str, Any]) -> dict[str, object] | None:
     """Return where the attempt before this one, of the same launch, failed or lost its rank; None if it did not."""
-    attempts = _attempts(told)
     before = [each for each in attempts if each["launch"] == attempt["launch"] and each["attempt"] < attempt["attempt"]]
     if not before or before[-1]["outcome"] not in ("failed", "timed out", "died", "rank lost"):
         return None

@@ -65,7 +65,10 @@ def test_the_last_launch_has_its_own_values_and_those_it_took_over():
 def test_a_column_is_looked_up_once_however_many_blocks_were_taken_over():
     """A launch takes over a windowed array block by block."""
     values = [(index, [index]) for index in range(50)]
-    launches = [launch(1, values, count=50), launch(2, [], [(1, [(index, index + 1)]) for index in range(50)], count=50)]
+    launches = [
+        launch(1, values, count=50),
+        launch(2, [], [(1, [(index, index + 1)]) for index in range(50)], count=50),
+    ]
     found = []
 
     def find(epoch, column):

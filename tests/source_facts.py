@@ -20,6 +20,7 @@ class Facts:
         constants: the names of its constants.
         lengths: (name of a function, how many lines its body has, its docstring not counted).
         imports: its imports, wherever they stand.
+        texts: its strings but docstrings, formatted ones in pieces.
         does_anything: whether it has a statement in a function; others declare types and constants.
     """
 
@@ -27,6 +28,7 @@ class Facts:
     constants: list[str] = field(default_factory=list)
     lengths: list[tuple[str, int]] = field(default_factory=list)
     imports: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     does_anything: bool = False
 
 
@@ -35,7 +37,8 @@ def facts_of(path: Path) -> Facts:
     """Return the facts of a file."""
     tree = ast.parse(path.read_text())
     facts = Facts(constants=[*_constants(tree)])
-    for node in ast.walk(tree):
+    docs: set[int] = set()
+    for node in ast.walk(tree):  # a statement before what is in it
         if isinstance(node, _DOCUMENTED):
             facts.first_lines.append((ast.get_docstring(node) or "").partition("\n")[0])
         if isinstance(node, _FUNCTIONS):
@@ -43,6 +46,10 @@ def facts_of(path: Path) -> Facts:
             facts.does_anything |= not all(map(_is_declared, node.body))
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             facts.imports.append(node)
+        elif isinstance(node, ast.Expr):
+            docs.add(id(node.value))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            facts.texts.append(node.value)
     return facts
 
 

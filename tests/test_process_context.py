@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 #: Caches: the process would do the same without them, only slower.
 CACHES = {
     "by_value._marks",
+    "dag.fingerprint.objects._files",
     "module_files._packed",
     "module_files._texts",
     "serialization._namespaces",

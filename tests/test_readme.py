@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
 import re
 
@@ -11,6 +10,7 @@ import pytest
 from handoff_mpi.flags import VERBS, verb_parser
 from tests.conftest import ROOT
 from tests.sessions import read_sessions, shape, type_in
+from tests.source_facts import facts_of
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "handoff_mpi" / "manual").glob("*.md"))]
@@ -101,11 +101,7 @@ def test_a_flag_that_only_resembles_one_is_found():
 def messages():
     """Yield the texts of the package's code: all strings but docstrings, formatted ones in pieces."""
     for path in (ROOT / "handoff_mpi").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
-                yield node.value
+        yield from facts_of(path).texts
 
 
 def test_the_messages_of_the_troubleshooting_page_are_messages_of_ours():

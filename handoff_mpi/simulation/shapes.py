@@ -130,7 +130,7 @@ class Shape:
         if self.window is not None:
             pulled = ElementWindow(1, self.window.size)
             inputs = [WindowedInput(pulled, 0, "argument 1")]
-        links = tuple(link for each in inputs for link in each.links(_itself))
+        links = tuple(link for each in inputs for link in each.links(_ITSELF))
         for each in inputs:
             each.encode()
         handles: dict[int, list[tuple[int, int]]] = {}
@@ -195,7 +195,7 @@ class _Itself:
         return id
 
 
-_itself: Any = _Itself()
+_ITSELF: Any = _Itself()
 
 
 def _link(column: Linked | Fold) -> LinkedInput:

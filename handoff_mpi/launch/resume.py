@@ -6,7 +6,7 @@ for :func:`~handoff_mpi.scheduler.restore` to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
@@ -15,7 +15,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
-from handoff_mpi.launch.takers import behind_windowed, find_outdated, with_consumers
+from handoff_mpi.launch.takers import Pairs, behind_windowed, takes_of, with_consumers
 from handoff_mpi.results.array_history import ArrayLaunch, EarlierElements, FindColumn, as_it_is
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
@@ -182,29 +182,47 @@ class _Left:
                 known.pop(task, None)
             if not is_later or (task in plan.arrays and plan.arrays[task].handles):
                 arrays.pop(task, None)
-        taken_over = ElementsTakenOver(plan.arrays, arrays, self.again, resumed.array_values, find_column)
+        again = {number: elements.copy() for number, elements in self.again.items()}
+        taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
+        pairs = Pairs(plan, arrays, taken_over.elements)
+        if _leave_outdated(plan, pairs, known, arrays, again):
+            resumed.array_values = nothing_of(plan).array_values
+            taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
         resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
         resumed.other_arguments = taken_over.other_arguments
         for task, launches in arrays.items():
             if plan.arrays[task].window is not None:
-                elements = plan.arrays[task].elements
-                with_values = [each for each in launches if each.has_any and each.takes_like(elements)]
-                resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in with_values]
-        if any(each.skips_missing for each in plan.selections.all):
-            _leave_outdated(plan, known, arrays, resumed)
+                like = [each for each in launches if each.has_any and each.takes_like(plan.arrays[task].elements)]
+                same = [each for each in like if not pairs.are_outdated(takes_of(plan, task), each.epoch)]
+                resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in same]
         come = {task for task in plan.arrays if task not in self.unknown} if is_later else ()
         _take_over(plan, known, self.is_intact, self.again.keys(), resumed, come)
 
 
 def _leave_outdated(
-    plan: Plan, known: dict[int, Done], launches: Mapping[int, Sequence[ArrayLaunch]], resumed: Resumed
-) -> None:
-    """Take nothing over of tasks that took the elements that had values, if others have now; nor of what follows."""
-    for task in find_outdated(plan, known.get, launches, resumed.elements):
+    plan: Plan,
+    pairs: Pairs,
+    known: dict[int, Done],
+    arrays: dict[int, Sequence[ArrayLaunch]],
+    again: dict[int, IntervalSet],
+) -> bool:
+    """Take nothing over of what was made of the elements that had values, if others have now; nor of what follows.
+
+    Args:
+        again: gets the elements of arrays of which others are taken over.
+
+    Returns:
+        Whether there was anything.
+    """
+    if not any(each.skips_missing for each in plan.selections.all):
+        return False
+    tasks, elements = spread(plan, pairs.find_outdated(known.get))
+    for task in tasks:
         known.pop(task, None)
-        if task in plan.arrays:
-            resumed.array_values[task] = ArrayValues(plan.arrays[task].count)
-            resumed.elements.pop(task, None)
+        arrays.pop(task, None)
+    for number, intervals in elements.items():
+        again.setdefault(number, IntervalSet()).update(intervals)
+    return bool(tasks or elements)
 
 
 def nothing_of(plan: Plan) -> Resumed:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.selections import Selection
+from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.history import Done
 
@@ -34,9 +35,14 @@ def behind_windowed(plan: Plan) -> set[int]:
 
 def takes_any(plan: Plan, task: int, array: int, elements: IntervalSet) -> bool:
     """Whether ``task`` takes ``array`` whole, or any of these elements of it."""
-    spec = plan.specs[task]
-    sources = spec.inputs if spec.takes is None else spec.takes
+    sources = takes_of(plan, task)
     return any(is_of_any(plan, each, elements) for each in sources if plan.selections.task_of(each) == array)
+
+
+def takes_of(plan: Plan, task: int) -> tuple[int, ...]:
+    """Return the tasks and selections whose values ``task`` takes, or all elements of an array do."""
+    spec = plan.specs[task]
+    return spec.inputs if spec.takes is None else spec.takes
 
 
 def is_of_any(plan: Plan, source: int, elements: IntervalSet) -> bool:
@@ -55,32 +61,59 @@ def single_elements(plan: Plan) -> dict[int, list[tuple[int, int, int]]]:
     return found
 
 
-def find_outdated(
-    plan: Plan,
-    done: Callable[[int], Done | None],
-    launches: Mapping[int, Sequence[ArrayLaunch]],
-    elements: Mapping[int, Sequence[tuple[int, Sequence[Interval]]]],
-) -> set[int]:
-    """Return the tasks that took the elements that had values, while now others have, or may have; and their consumers.
+class Pairs:
+    """Tells who took the elements of arrays that had values, while now others have, or may have.
 
     Args:
-        done: how an earlier launch did a task, None if none did.
+        plan: the tables of the run.
         launches: the earlier launches of each array.
         elements: the elements whose values were taken over from these: array to (launch, intervals).
     """
 
-    def has_new(selection: Selection, epoch: int) -> bool:
-        had = next((each.have for each in launches.get(selection.array, ()) if each.epoch == epoch), IntervalSet())
+    def __init__(
+        self,
+        plan: Plan,
+        launches: Mapping[int, Sequence[ArrayLaunch]],
+        elements: Mapping[int, Sequence[tuple[int, Sequence[Interval]]]],
+    ) -> None:
+        self._plan = plan
+        self._launches = launches
+        self._elements = elements
+
+    def are_outdated(self, sources: Iterable[int], epoch: int) -> bool:
+        """Whether what a launch made of ``sources``, tasks or selections, hangs on elements that had no values then."""
+        selections = map(self._plan.selections.get, sources)
+        return any(each.skips_missing and self._has_new(each, epoch) for each in selections if each is not None)
+
+    def _has_new(self, selection: Selection, epoch: int) -> bool:
+        launches = self._launches.get(selection.array, ())
+        had = next((each.have for each in launches if each.epoch == epoch), IntervalSet())
         if had.missing(selection.indices.stop).last_of(selection.indices) is not None:
             return True
-        later = [taken for launch, taken in elements.get(selection.array, ()) if launch > epoch]
+        later = [taken for launch, taken in self._elements.get(selection.array, ()) if launch > epoch]
         return any(IntervalSet(taken).last_of(selection.indices) is not None for taken in later)
 
-    outdated: set[int] = set()
-    for task, spec in enumerate(plan.specs):
-        found = None if spec.takes is None else done(task)
-        if found is not None and spec.takes is not None:
-            selections = [selection for each in spec.takes if (selection := plan.selections.get(each)) is not None]
-            if any(each.skips_missing and has_new(each, found.epoch) for each in selections):
-                outdated.add(task)
-    return with_consumers(plan, outdated)
+    def find_outdated(self, done: Callable[[int], Done | None]) -> Rerun:
+        """Return the tasks, and the elements of arrays, that were made of such elements.
+
+        Args:
+            done: how an earlier launch did a task, None if none did.
+        """
+        outdated = Rerun()
+        for task, spec in enumerate(self._plan.specs):
+            found = done(task)
+            epochs = [launch for launch, _ in self._elements.get(task, ())]
+            if spec.takes is not None and any(
+                self.are_outdated(spec.takes, epoch) for epoch in ([] if found is None else [found.epoch]) + epochs
+            ):
+                outdated.tasks.add(task)
+            elif task in self._plan.arrays and self._plan.arrays[task].handles and epochs:
+                self._find_elements(task, outdated)
+        return outdated
+
+    def _find_elements(self, array: int, outdated: Rerun) -> None:
+        """Find the elements of an array that are such pairs themselves."""
+        for index, handles in self._plan.arrays[array].handles.items():
+            epochs = [launch for launch, taken in self._elements[array] if index in IntervalSet(taken)]
+            if any(self.are_outdated((source for _, source in handles), epoch) for epoch in epochs):
+                outdated.elements.setdefault(array, IntervalSet()).add(index, index + 1)

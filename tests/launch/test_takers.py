@@ -15,7 +15,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.launch.elements_taken_over import spread
 from handoff_mpi.launch.rerun import Rerun
-from handoff_mpi.launch.takers import find_outdated, single_elements, takes_any
+from handoff_mpi.launch.takers import Pairs, single_elements, takes_any
 from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done
@@ -187,17 +187,36 @@ def test_rerun_of_an_element_reaches_single_elements_of_other_arrays():
 def test_pairs_are_outdated_once_more_elements_have_values_or_may_have():
     plan = plan_of_takers()
     done = {task: Done(1, 0, 0.0, 0.0, 0, None, None, epoch=2) for task in (1, 2, 3, 6)}
-    assert find_outdated(plan, done.get, {}, {}) == {3, 6}
+
+    def outdated(launches, elements):
+        return Pairs(plan, launches, elements).find_outdated(done.get)
+
+    assert outdated({}, {}) == Rerun({3})
     had = ArrayLaunch(2, 10, (), parts=[([(1, 3), (5, 6)], 1, pack([1, 2, 5]))], restored=[(1, [(0, 1)])])
     launches = {0: [ArrayLaunch(1, 10, ()), had]}
-    assert find_outdated(plan, done.get, launches, {}) == set(), "it took all of them"
-    assert find_outdated(plan, done.get, launches, {0: [(2, [(0, 3)]), (3, [(3, 10)])]}) == set()
-    assert find_outdated(plan, done.get, launches, {0: [(1, [(0, 2)]), (3, [(2, 10)])]}) == {3, 6}, (
-        "one was computed again"
-    )
+    assert outdated(launches, {}) == Rerun(), "it took all of them"
+    assert outdated(launches, {0: [(2, [(0, 3)]), (3, [(3, 10)])]}) == Rerun()
+    assert outdated(launches, {0: [(1, [(0, 2)]), (3, [(2, 10)])]}) == Rerun({3}), "one was computed again"
     del had.restored[:]
-    assert find_outdated(plan, done.get, launches, {}) == {3, 6}, "element 0 may have a value now"
-    assert find_outdated(plan, {}.get, launches, {}) == set()
+    assert outdated(launches, {}) == Rerun({3}), "element 0 may have a value now"
+    done.clear()
+    assert outdated(launches, {}) == Rerun()
+
+
+def test_elements_made_of_pairs_are_outdated_too_one_by_one_or_all_of_them():
+    dag = DAG("plan")
+    xs = dag.map(abs, range(4), id="xs")
+    pairs = Argument(xs, missing="skip")
+    dag.map(max, range(3), Fixed(pairs), id="all")
+    dag.map(len, [[], pairs, []], id="one")
+    dag.map(max, range(3), Fixed(xs), id="list")
+    plan = Plan()
+    plan.add(dag.validate())
+    launches = {0: [ArrayLaunch(1, 4, (), parts=[([(0, 3)], 1, pack([0, 1, 2]))])]}
+    taken = {number: [(1, [(0, 2)])] for number in (1, 2, 3)}
+    assert Pairs(plan, launches, taken).find_outdated({}.get) == Rerun({1}, {2: IntervalSet([(1, 2)])})
+    launches[0][0].parts.append(([(3, 4)], 1, pack([3])))
+    assert Pairs(plan, launches, taken).find_outdated({}.get) == Rerun()
 
 
 # -- in this process -----------------------------------------------------------------------------------------

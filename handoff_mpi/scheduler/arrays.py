@@ -362,11 +362,11 @@ class Arrays(LeaseTable):
             failure = self.leases[lease].failure
             if failure is None or not self.is_dropped(lease):
                 self._tasks.skip([lease])
-                continue
-            is_undecided = lease in self._ready.undecided
-            self._ready.remove(lease)
-            self._tasks.fail(lease, Cause.ERROR if is_undecided else Cause.DROPPED, *failure)
-            self.given_up.append(lease)
+            elif self._tasks.state[lease] in (READY, WAITING):  # it may have failed with its rank just now
+                is_undecided = lease in self._ready.undecided
+                self._ready.remove(lease)
+                self._tasks.fail(lease, Cause.ERROR if is_undecided else Cause.DROPPED, *failure)
+                self.given_up.append(lease)
 
     def drop(self, number: int) -> None:
         """Nothing more of an array begins."""

@@ -230,6 +230,17 @@ def test_more_failures_than_allowed_end_the_array():
     assert array_of.skipped == 1000 - 2 - array_of.done > 500
 
 
+def test_a_retry_that_fails_with_its_rank_after_too_many_failures_has_failed_once():
+    run, known = begin(array(2, max_failures=0, max_retries=1), slots=(2, 2), crash_limit=1)
+    one, other = known.leases
+    known.tell(known.report(one, failures=[(((0, 1),), error())]))
+    (again,) = [key for key in known.leases if key != other]
+    known.tell(known.report(other, failures=[(((1, 2),), error("TypeError"))]))
+    assert run.scheduler.arrays.of[0].has_too_many_failures
+    lose(known, known.leases[again][0])
+    assert run.status == "failed" and run.scheduler.arrays.of[0].failed == 2
+
+
 def test_a_stop_recalls_running_leases():
     run, known = begin(array(1000), slots=(1,))
     known.tell(known.report(next(iter(known.leases)), busy_s=1e-5))

@@ -24,6 +24,12 @@ def give_linked_arrays(rng: random.Random, load: Workload) -> None:
             _make_array(rng, task, load)
         else:
             _select(rng, task, load, spec.inputs)
+    if rng.random() < 0.4:  # else hardly any run comes to its end with all values
+        for table in (load.raises, load.kills, load.element_raises, load.element_kills):
+            table.clear()
+        for shape in load.shapes.values():
+            if shape.window is not None:
+                shape.window.fails = False
     consumed = {each for spec in load.specs for each in spec.needs}
     for task, spec in enumerate(load.specs):
         spec.keep |= task not in consumed

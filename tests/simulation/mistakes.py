@@ -26,6 +26,9 @@ import pytest
 from handoff_mpi.scheduler import queues, waiters
 from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.worker import fetching
+from tests.scheduler.test_arrays import (
+    test_a_retry_that_fails_with_its_rank_after_too_many_failures_has_failed_once as retry_that_fails_with_its_rank,
+)
 from tests.scheduler.test_pauses import stop_while_failures_are_held
 from tests.scheduler.test_undecided import trials_that_are_skipped
 from tests.simulation import test_tree
@@ -33,6 +36,12 @@ from tests.simulation import test_tree
 _MAX_RUN_S = 20
 _ANNOTATIONS = "from __future__ import annotations"
 _FINE = {"is_fine": True, "tasks": 60}
+#: Where an array leaves its queue as it is dropped.
+_LEAVES_QUEUE = """\
+    if self._tasks.state[number] == READY and number not in self._ready.exhausted:
+        self._ready.remove(number)  # before anything of it ends, which takes it for exhausted
+    self._ready.exhausted.add(number)
+"""
 
 
 @dataclass
@@ -469,6 +478,91 @@ MISTAKES = [
         [("scheduler.arrays:Arrays.end_waiting", "if failure is None or", "if True or")],
         seed=72,
         options={"arrays": True},
+    ),
+    # -- rank 0: links, folds, elements that wait for functions, selections and windows --
+    Mistake(
+        "an element begins when one of the arrays that it takes elements of has them",
+        [("scheduler.links:AwaitedElements.supply", "if other is not link:", "if False:")],
+        seed=1,
+        options={"links": True},
+    ),
+    Mistake(
+        "the elements that take a slice of every third element backwards are supplied by its neighbours",
+        [("arrays.links:Link.positions", "(first - stop) // -step + 1", "(first - stop) // -step")],
+        seed=1,
+        options={"links": True},
+    ),
+    Mistake(
+        "what takes an element that takes one that failed waits for it for ever",
+        [("scheduler.links:Links.lose", "stack.append((array, found))", "pass")],
+        seed=20,
+        options={"links": True},
+    ),
+    Mistake(
+        "a fold fails because no value is there yet",
+        [("scheduler.links:Links.may_fold", "self._tasks.state[link.source] in (WAITING, READY)", "False")],
+        seed=9,
+        options={"links": True},
+    ),
+    Mistake(
+        "the value of a fold is that of its first block",
+        [("runtime.dispatcher:Dispatcher._array_payload", "values[values.count - 1]", "values[0]")],
+        seed=5,
+        options={"links": True},
+    ),
+    Mistake(
+        "a function that takes what is there of an array begins when the last element has a value, though others run",
+        [("arrays.watchers:Watchers.end", "if not self.add(number, self._selections.pop(number))", "if True")],
+        seed=2,
+        options={"links": True},
+    ),
+    Mistake(
+        "an array whose elements wait for functions is leased once more after too many have failed",
+        [
+            ("scheduler.arrays:Arrays.drop", _LEAVES_QUEUE, ""),
+            (
+                "scheduler.arrays:Arrays.drop",
+                "    if array.leases:\n",
+                f"{_LEAVES_QUEUE}    if array.leases:\n",
+            ),
+        ],
+        seed=184,
+        options={"links": True, "faults": False},
+    ),
+    Mistake(
+        "the value of a function is dropped while an element that takes it waits for another element",
+        [("scheduler.waiting_elements:WaitingElements.begin", "self._tasks.consumers_left[each] += 1", "pass")],
+        seed=2,
+        options={"links": True},
+    ),
+    Mistake(
+        "elements of an array that nobody needs any more wait for functions that never run",
+        [("scheduler.waiting_elements:WaitingElements.begin", "self._tasks.state[number] == DONE", "False")],
+        seed=114,
+        options={"links": True},
+    ),
+    Mistake(
+        "a retry that dies with its rank after too many elements have failed fails twice",
+        [("scheduler.arrays:Arrays.end_waiting", "elif self._tasks.state[lease] in (READY, WAITING):", "else:")],
+        dialogue=retry_that_fails_with_its_rank,
+    ),
+    Mistake(
+        "elements that failed keep their places in the window",
+        [("runtime.windowed_arrays:WindowedArray.take", "array.done + array.failed", "array.done")],
+        seed=4,
+        options={"links": True},
+    ),
+    Mistake(
+        "an element of a windowed array is offered before it is compared with what an earlier launch computed",
+        [("runtime.windowed_arrays:WindowedArray._judge", "if count < wanted and not is_last:", "if False:")],
+        seed=2,
+        options={"links": True, "always": ("relaunch",)},
+    ),
+    Mistake(
+        "an array keeps what it made of fewer pairs than there are",
+        [("launch.takers:Pairs.find_outdated", "for launch, _ in self._elements.get(task, ())", "for launch in ()")],
+        seed=22,
+        options={"links": True, "always": ("relaunch",)},
     ),
 ]
 

@@ -6,8 +6,13 @@ import pytest
 
 from tests.simulation.mistakes import MISTAKES, Mistake, how_it_fails
 
+#: Runs of linked arrays take seconds.
+CASES = [
+    pytest.param(each, id=each.what, marks=[pytest.mark.long] if each.options.get("links") else []) for each in MISTAKES
+]
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.what)
+
+@pytest.mark.parametrize("mistake", CASES)
 def test_a_seed_catches_the_mistake(mistake: Mistake):
     mistake.run()
     with mistake.made():

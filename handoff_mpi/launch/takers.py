@@ -62,7 +62,7 @@ def single_elements(plan: Plan) -> dict[int, list[tuple[int, int, int]]]:
 
 
 class Pairs:
-    """Tells who took the elements of arrays that had values, while now others have, or may have.
+    """The pairs that tasks and elements took of arrays, of which other elements have values now, or may have.
 
     Args:
         plan: the tables of the run.

@@ -81,7 +81,7 @@ class Pairs:
         self._elements = elements
 
     def are_outdated(self, sources: Iterable[int], epoch: int) -> bool:
-        """Whether what a launch made of ``sources``, tasks or selections, hangs on elements that had no values then."""
+        """Whether pairs are among ``sources`` that lack elements which had no values in a launch, and may have now."""
         selections = map(self._plan.selections.get, sources)
         return any(each.skips_missing and self._has_new(each, epoch) for each in selections if each is not None)
 

@@ -6,7 +6,7 @@ for :func:`~handoff_mpi.scheduler.restore` to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet

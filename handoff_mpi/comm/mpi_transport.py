@@ -275,7 +275,8 @@ class MPITransport:
 
     @property
     def is_transferring(self) -> bool:
-        if self._incoming or any(len(outgoing.requests) > 1 for outgoing in self._outgoing):
+        # Asked at each look of a loop that waits: without sends there must be no step but the first.
+        if self._incoming or (self._outgoing and any(len(outgoing.requests) > 1 for outgoing in self._outgoing)):
             return True
         return bool(self._held) and time.monotonic() < self._awaited_until
 

@@ -92,7 +92,7 @@ class EarlierLaunches:
         """The words for the elements of each windowed array: they are compared with earlier ones as they come."""
         found = []
         for task, array in self._plan.arrays.items():
-            if array.window is not None:
+            if array.source is not None:  # those that take its elements follow
                 have = IntervalSet()
                 for each in self.resumed.earlier_elements.get(task, ()):
                     have.update(each.values.have)

@@ -75,6 +75,7 @@ def arrays_over_a_windowed_one(dag):
 def a_windowed_array_that_raises(dag):
     xs = dag.map(first, (6 // (3 - each) for each in range(9)), window=2, id="xs")
     dag.map(first, xs, id="ys")
+    dag.reduce(add, xs, id="total")
     return {}
 
 

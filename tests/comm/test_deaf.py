@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from handoff_mpi.comm import RankFailed
 
 LARGE = 1_000_000
@@ -26,6 +28,7 @@ def test_what_a_rank_announced_before_it_died_is_given_up(mpirun, tmp_path):
     assert ended.out == "gone [1]\n", ended.err
 
 
+@pytest.mark.long
 def test_what_a_rank_that_was_given_up_announced_is_given_up(mpirun, tmp_path):
     ended = mpirun(3, __file__, tmp_path / "heard", "drop", env=OVER_TCP)
     assert ended.out == "dropped\n", ended.err

@@ -277,7 +277,7 @@ def test_no_flipped_bit_makes_a_record(tmp_path, committed):
     path, data, sizes = committed
     for position in range(sizes[0], len(data)):
         whole = joined(batch for batch, end in zip(BATCHES, sizes[1:], strict=True) if end <= position)
-        for bit in range(8):
+        for bit in {position % 8, position * 5 % 7}:  # all of them would take seconds
             damaged = bytearray(data)
             damaged[position] ^= 1 << bit
             path.write_bytes(damaged)

@@ -61,19 +61,26 @@ class ElementReader:
         self._done[epoch] = []
         self._failed, self._restored = [], []
 
+    def grown(self, count: int) -> None:
+        """So many elements have come at least, of an array whose number of elements is known while it runs."""
+        self.count = max(self.count, int(count))
+
     def ended(self, rank: int, elements: Sequence[Interval]) -> None:
         """A rank has computed elements."""
+        self.grown(max(stop for _, stop in elements))
         self._done[self._epoch].append(ElementsTold(IntervalSet(elements), DONE, self._epoch, rank))
 
     def failed(
         self, rank: int, elements: Sequence[Interval], attempts: int, kind: str, message: str, traceback: str
     ) -> None:
         """Elements have failed for good."""
+        self.grown(max(stop for _, stop in elements))
         how = attempts, str(kind), str(message), str(traceback)
         self._failed.append(ElementsTold(IntervalSet(elements), FAILED, self._epoch, rank, *how))
 
     def restored(self, taken: Sequence[tuple[int, Sequence[Interval]]]) -> None:
         """The launch has taken over elements of earlier ones."""
+        self.grown(max((stop for _, intervals in taken for _, stop in intervals), default=0))
         self._restored += [(epoch, IntervalSet(intervals)) for epoch, intervals in taken]
 
     def told(self) -> list[ElementsTold]:

@@ -235,6 +235,11 @@ class _FunctionReader(AnybodysReader):
         if self._element_reader is not None and task == self._own.number:
             self._element_reader.begin(self._own.epoch, count)
 
+    def _take_pulled(self, task: int, block: int, first: int, covered: int, digests: bytes, is_last: bool) -> None:
+        super()._take_pulled(task, block, first, covered, digests, is_last)
+        if self._element_reader is not None and task == self._own.number:
+            self._element_reader.grown(covered)
+
     def _take_elements(
         self, task: int, rank: int, elements: list[tuple[int, int]], column: object, started: float, duration: float
     ) -> None:

@@ -107,6 +107,7 @@ class StoryReader:
         self._in_flight: dict[int, tuple[int, int, float]] = {}
         self._counts: dict[int, int] = {}  # of elements of arrays
         self._elements: dict[int, int] = {}  # of them, how many have no value
+        self._growing: set[int] = set()  # arrays of which more elements may come
         self._failed: set[tuple[int, int]] = set()
         self._rows_lost: dict[tuple[int, int], int] = {}  # of attempts whose rank was lost
         self._tracebacks: dict[int, str] = {}
@@ -169,17 +170,24 @@ class StoryReader:
             in_flight[task] = (attempt, rank, time_s)
 
     def _take_array(self, task: int, count: int, digests: object) -> None:
+        self._growing.discard(task)
         self._elements[task] = self._counts[task] = count
         if not count:
             self._note_elements(task, [])
 
     def _take_pulled(self, task: int, block: int, first: int, covered: int, digests: bytes, is_last: bool) -> None:
-        """Elements of a windowed array have come."""
-        self._elements[task] += covered - self._counts[task]
-        self._counts[task] = covered
+        """Elements of a windowed array have come, or no more come of one that takes such."""
+        self._growing.add(task)
+        self._grow(task, covered)
+        if is_last:
+            self._growing.discard(task)
         self._note_elements(task, [])
-        if not is_last:  # it is done when its iterables have ended
-            self._table.state[self._table.here[task]] = RUNNING_STATE
+
+    def _grow(self, task: int, count: int) -> None:
+        """An array has at least so many elements."""
+        more = max(0, count - self._counts[task])
+        self._elements[task] += more
+        self._counts[task] += more
 
     def _take_restored_elements(self, task: int, taken: list[tuple[int, list[tuple[int, int]]]]) -> None:
         self._note_elements(task, [interval for _, intervals in taken for interval in intervals])
@@ -196,8 +204,12 @@ class StoryReader:
 
     def _note_elements(self, task: int, elements: list[tuple[int, int]]) -> None:
         """So many more elements of an array have values."""
+        is_growing = task in self._growing
+        if is_growing:
+            self._grow(task, max((stop for _, stop in elements), default=0))
         self._elements[task] -= sum(stop - start for start, stop in elements)
-        self._table.state[self._table.here[task]] = RUNNING_STATE if self._elements[task] > 0 else DONE_STATE
+        is_open = is_growing or self._elements[task] > 0  # it is done when no more elements come
+        self._table.state[self._table.here[task]] = RUNNING_STATE if is_open else DONE_STATE
 
     def _take_returned(self, tasks: list[int]) -> None:
         for task in tasks:

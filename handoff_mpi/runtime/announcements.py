@@ -118,7 +118,7 @@ class FailurePrinter:
 
     def _line(self, task: int, attempt: int, rank: int, error: ErrorReport) -> str:
         who = f"function {show(self.id_of(task))} failed{self._where(rank)}"
-        return f"{who}, attempt {attempt}: {_what(error)}"
+        return f"{who}{f', attempt {attempt}' if attempt else ''}: {_what(error)}"
 
     def _where(self, rank: int) -> str:
         return f" on rank {rank} ({self.hosts.get(rank, '?')})" if rank >= 0 else ""

@@ -304,6 +304,9 @@ def test_no_element_is_lost_when_the_job_is_killed(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(DAG_FILE)
     command = "run", "--isolation", "process", "--run-dir", "r", "dag.py"
     assert handoff(*command, env={"KILLS": "job"}).rc != 0
+    states = [line for line in handoff("graph", "r").out.splitlines() if line.startswith("  ys")]
+    assert len(states) == 1 and "waiting" in states[0], "more of its elements may come"
+    assert handoff("explain", "r", "ys[3]").out.startswith("ys[3] is done: computed on rank 0")
     assert handoff(*command).rc == 0
     assert load(tmp_path / "r")["total"] == TOTAL
     calls = (tmp_path / "notes").read_text().split()

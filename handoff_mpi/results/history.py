@@ -324,7 +324,9 @@ class _Reader:
             self._leased[lease] = task, elements
 
     def _take_restored_elements(self, task: int, taken: list[tuple[int, Sequence[Interval]]]) -> None:
-        self._arrays[task].restored += taken
+        array = self._arrays[task]
+        array.restored += taken
+        array.count = max([array.count, *(stop for _, intervals in taken for _, stop in intervals)])  # windowed
 
     def _take_persisted(self, task: int, key: Key) -> None:
         done = self._history.done.get(self.launch.identity(task))

@@ -86,9 +86,8 @@ class Pauses:
             self._set(task, 0)
             del self._counts[task], self._until[task]
         elif task in self._leases and self._of[self._leases[task].array].doubted:
-            self._changed[self._leases[task].array] = (
-                None  # its elements may have failed: those in doubt may be too many
-            )
+            # its elements may have failed: those in doubt may be too many
+            self._changed[self._leases[task].array] = None
 
     def _set(self, task: int, count: int) -> None:
         number = self._leases[task].array

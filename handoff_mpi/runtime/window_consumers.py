@@ -64,7 +64,7 @@ class WindowConsumers:
         self._root = root
         self._numbers = numbers
         self._arrays = plan.arrays
-        self._paced = _that_pace(root, numbers, plan)
+        self._paced = _that_pace(numbers, plan)
         self._values = values
         self._earlier = {number: earlier.get(number, ()) for number in numbers}
         self._totals = {each.epoch: each.total for each in earlier.get(root, ())}
@@ -164,29 +164,31 @@ def _is_fold(frozen: FrozenArray) -> bool:
     return frozen.tree is not None
 
 
-def _that_pace(root: int, numbers: Sequence[int], plan: Plan) -> list[int]:
+def _that_pace(numbers: Sequence[int], plan: Plan) -> list[int]:
     """Return the consumers that the windowed array must not leave behind.
 
-    One that folds waits for more elements to come, as does one that takes a value that depends on all of them.
+    One that folds waits for more elements to come, as does one that takes a value that depends on all of them, or on
+    all of those of another windowed array, which may wait for this one.
     """
-    family, waiting = {root, *numbers}, set()
-    found = []
+    growing = {number for number, each in plan.arrays.items() if each.window is not None}
+    waiting: set[int] = set()
+    found: list[int] = []
     for number in numbers:
         links = plan.arrays[number].links
-        if any(link.block > 1 or link.source in waiting for link in links) or _depends(plan, number, family):
+        if any(link.block > 1 or link.source in waiting for link in links) or _depends(plan, number, growing):
             waiting.add(number)
         else:
             found.append(number)
     return found
 
 
-def _depends(plan: Plan, number: int, family: Collection[int]) -> bool:
-    """Whether a value that all elements of an array take depends on one of ``family``."""
+def _depends(plan: Plan, number: int, growing: Collection[int]) -> bool:
+    """Whether a value that all elements of an array take depends on one of ``growing``."""
     stack = [*plan.specs[number].inputs]
     seen = set(stack)
     while stack:
         each = stack.pop()
-        if each in family:
+        if each in growing:
             return True
         new = set(plan.specs[each].needs) - seen
         seen |= new

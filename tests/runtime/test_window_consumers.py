@@ -155,6 +155,16 @@ def test_the_iterables_wait_for_nothing_that_waits_for_all_of_their_elements():
     assert results["again"][:] == [x / 4950 for x in range(100)]
 
 
+def test_two_windowed_arrays_that_take_sums_of_each_other_do_not_wait_for_ever():
+    dag = DAG("crossed")
+    sources = [dag.map(float, iter(range(1, 50)), window=8) for _ in range(2)]
+    totals = [dag.reduce(operator.add, each, fan_in=4) for each in sources]
+    crossed = [dag.map(operator.truediv, *pair) for pair in zip(sources, totals[::-1], strict=True)]
+    results = run(dag)
+    assert results.status == "done"
+    assert all(results[each.id][:] == [x / 1225 for x in range(1, 50)] for each in crossed)
+
+
 def test_a_function_of_the_list_is_refused_and_of_a_fold_is_not(notes):
     dag = chain(notes, iter(range(3)))
     dag.add_function(Function("list", ["ys"], sum))

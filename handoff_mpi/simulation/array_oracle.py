@@ -76,8 +76,9 @@ class ArrayOracle:
         self._values, self._launch = values, launch
         self.serial = self._load.serial()
         for array in values:
-            if self._load.shape(array).window is not None:
-                self._spared[array] = self._find_spared(array, earlier)
+            shape = self._load.shape(array)
+            if shape.comes is not None:
+                self._spared[array] = set() if shape.window is None else self._find_spared(array, earlier)
                 continue
             known = {index for start, stop in values[array].have for index in range(start, stop)}
             made = {index for each in earlier for index in each.made.get(array, ())}
@@ -291,11 +292,15 @@ class ArrayOracle:
 
     def _value(self, array: int, index: int) -> Any:
         """Return the right value of an element."""
-        window = self._load.shape(array).window
-        if window is None:
+        shape = self._load.shape(array)
+        if shape.comes is None:
             return self.serial.own[array][index]
         inputs = [self.serial.whole[each] for each in self._load.takes(array)]
-        return self._load.element_value(array, index, inputs, [window.element(index, self._launch)])
+        if shape.window is not None:
+            arguments = [shape.window.element(index, self._launch)]
+        else:
+            arguments = [self._value(source, each) for source, each in shape.elements_taken(array, index)]
+        return self._load.element_value(array, index, inputs, arguments)
 
 
 def _leased(scheduler: Scheduler, number: int) -> Iterator[Element]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.simulation.shapes import Fold, Handles, Linked, Shape, Window
@@ -24,6 +25,7 @@ def give_linked_arrays(rng: random.Random, load: Workload) -> None:
             _make_array(rng, task, load)
         else:
             _select(rng, task, load, spec.inputs)
+    _follow(random.Random(rng.random()), load)
     if rng.random() < 0.4:  # else hardly any run comes to its end with all values
         for table in (load.raises, load.kills, load.element_raises, load.element_kills):
             table.clear()
@@ -36,7 +38,7 @@ def give_linked_arrays(rng: random.Random, load: Workload) -> None:
 
 
 def _is_windowed(load: Workload, task: int) -> bool:
-    return task in load.shapes and load.shapes[task].window is not None
+    return task in load.shapes and load.shapes[task].comes is not None
 
 
 def _lists(load: Workload, before: int, at_least: int = 1) -> list[int]:
@@ -134,6 +136,23 @@ def _window(rng: random.Random, array: int, load: Workload) -> Shape:
     count = rng.choice((0, *_COUNTS))
     changes_at = rng.randrange(count) if count and rng.random() < 0.3 else None
     return Shape(0, window=Window(rng.choice((1, 2, 5, 40, 300)), count, rng.random() < 0.15, changes_at))
+
+
+def _follow(rng: random.Random, load: Workload) -> None:
+    """Have some arrays take the elements of a windowed one as they come, or of others that do so."""
+    windowed: list[int] = []
+    for task, shape in load.shapes.items():
+        if shape.window is not None and windowed and rng.random() < 0.6:
+            sources = [rng.choice(windowed)]
+            root = load.shapes[sources[0]].comes
+            sources += [each for each in windowed if load.shapes[each].comes is root and rng.random() < 0.3]
+            columns: list[Linked | Handles] = [Linked(each, range(UNKNOWN_COUNT)) for each in sources]
+            shape.window, shape.root, shape.columns = None, root, columns
+            spec = load.specs[task]
+            assert spec.array is not None
+            spec.array = shape.freeze(task, spec.array.chunk, spec.array.max_failures).spec
+        if shape.comes is not None:
+            windowed.append(task)
 
 
 # -- selections --------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ class Rank0Driver:
         self.array_values = self.coordinator.dispatcher.array_values = previous.array_values
         for task, payload in previous.payloads.items():
             self._home.put((run, task), payload)
-        self._windows = SimulatedWindows(launch, plan, self.array_values, previous, journal_writer)
         journal_writer.begin({}, lambda id: b"", previous.rest, previous.elements)
+        self._windows = SimulatedWindows(launch, plan, self.array_values, previous, journal_writer)
 
     def value_at_rank0(self, task: int) -> object:
         """Return the value of ``task``, which is here."""

@@ -112,17 +112,24 @@ class Shape:
         columns: those behind the indices.
         fold: the values that it folds, if it does.
         window: its elements, if they come while it runs.
+        root: if its columns take the elements of such an array, one by one, or of others that do so: those that come.
     """
 
     count: int
     columns: list[Linked | Handles] = field(default_factory=list)
     fold: Fold | None = None
     window: Window | None = None
+    root: Window | None = None
+
+    @property
+    def comes(self) -> Window | None:
+        """The elements that come while it runs, or that those come of which it takes the elements."""
+        return self.window or self.root
 
     @property
     def has_indices(self) -> bool:
         """Whether its first column holds the indices of its elements; others may take these elements then."""
-        return self.fold is None and self.window is None
+        return self.fold is None and self.comes is None
 
     def freeze(self, array: int, chunk: int | None, max_failures: int | None) -> FrozenArray:
         """Return what a plan has of it."""
@@ -137,7 +144,7 @@ class Shape:
         for position, column in enumerate(self.columns, 1):
             for index, number in column.of.items() if isinstance(column, Handles) else ():
                 handles.setdefault(index, []).append((position, number))
-        size = None if pulled is None else pulled.size
+        size = None if self.comes is None else self.comes.size
         return FrozenArray(tuple(inputs), self.count, chunk, max_failures, links, handles, size, pulled)
 
     def _inputs(self, array: int) -> list[ElementInput]:
@@ -145,7 +152,7 @@ class Shape:
             indices = self.fold.indices
             values = freeze_elements(indices, "argument 2") if self.fold.source is None else _link(self.fold)
             return [FoldedInput(values, self.fold.fan_in, array, "argument 2")]
-        inputs = [freeze_elements(range(self.count), "argument 1")]
+        inputs = [] if self.root is not None else [freeze_elements(range(self.count), "argument 1")]
         for each in self.columns:
             inputs.append(_link(each) if isinstance(each, Linked) else _handles(each))
         return inputs

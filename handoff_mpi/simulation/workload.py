@@ -194,7 +194,7 @@ class Workload:
     def _longest_array_s(self, array: int, spec: TaskSpec, tries: int) -> float:
         """Return how long the elements of an array take at most, one after the other."""
         shape = self.shape(array)
-        count = shape.count if shape.window is None else shape.window.count
+        count = shape.count if shape.comes is None else shape.comes.count
         failing = {key for table in (self.element_raises, self.element_kills) for key in table if key[0] == array}
         total = 2 * sum(self.element_duration(array, index) for index in range(count))
         total += sum(tries * self.element_duration(*key) for key in failing)

@@ -26,6 +26,9 @@ import pytest
 from handoff_mpi.scheduler import queues, waiters
 from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.worker import fetching
+from tests.launch.test_takers import (
+    test_elements_made_of_pairs_are_outdated_too_one_by_one_or_all_of_them as elements_of_pairs,
+)
 from tests.scheduler.test_arrays import (
     test_a_retry_that_fails_with_its_rank_after_too_many_failures_has_failed_once as retry_that_fails_with_its_rank,
 )
@@ -483,13 +486,13 @@ MISTAKES = [
     Mistake(
         "an element begins when one of the arrays that it takes elements of has them",
         [("scheduler.links:AwaitedElements.supply", "if other is not link:", "if False:")],
-        seed=1,
+        seed=2,
         options={"links": True},
     ),
     Mistake(
         "the elements that take a slice of every third element backwards are supplied by its neighbours",
         [("arrays.links:Link.positions", "(first - stop) // -step + 1", "(first - stop) // -step")],
-        seed=1,
+        seed=4,
         options={"links": True},
     ),
     Mistake(
@@ -555,14 +558,13 @@ MISTAKES = [
     Mistake(
         "an element of a windowed array is offered before it is compared with what an earlier launch computed",
         [("runtime.windowed_arrays:WindowedArray._judge", "if count < wanted and not is_last:", "if False:")],
-        seed=2,
+        seed=3,
         options={"links": True, "always": ("relaunch",)},
     ),
     Mistake(
         "an array keeps what it made of fewer pairs than there are",
         [("launch.takers:Pairs.find_outdated", "for launch, _ in self._elements.get(task, ())", "for launch in ()")],
-        seed=22,
-        options={"links": True, "always": ("relaunch",)},
+        dialogue=elements_of_pairs,
     ),
 ]
 

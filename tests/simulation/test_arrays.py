@@ -73,7 +73,8 @@ def test_an_element_that_hangs_is_ended_and_the_others_of_its_lease_run_on():
 
 
 @pytest.mark.parametrize("max_failures", [0, 5, 100])
-def test_few_elements_begin_where_all_fail(begun, max_failures):
+def test_few_elements_begin_where_all_fail(monkeypatch, max_failures):
+    begun = count_begun(monkeypatch)
     for seed in range(12):
         load = load_of(10_000, element_s=0.0001, max_failures=max_failures)
         load.element_raises.update({(0, index): 99 for index in range(10_000)})

@@ -11,6 +11,7 @@ from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST
 from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.arrays.inputs import ElementInput
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.arrays.values import ArrayValues
 
 #: Returns a column of the journal of a launch, whose memory may lie in a file; None if the file does not hold it.
@@ -92,6 +93,11 @@ class ArrayLaunch:
     def is_fold(self) -> bool:
         """Whether its value is that of its last element."""
         return bool(self.digests) and self.digests[0][0] == "fold"
+
+    @property
+    def folds_windowed(self) -> bool:
+        """Whether it folds elements of a windowed array, or of one that takes such."""
+        return self.is_fold and self.digests[0][1] == UNKNOWN_COUNT
 
 
 class EarlierElements:

@@ -65,8 +65,9 @@ def load(run_dir: str | Path) -> Results:
         output_mode=str(about.get("output", "off")),
         counts=final_counts(told, launch.epoch) if launch.ended is not None else {},
     )
+    stale = _stale(history, launch)
     for task in range(len(launch.tasks)):
-        _take(prepared, history, launch, task)
+        _take(prepared, history, launch, task, task in stale)
     printed = PrintedOutput(prepared.run_dir, prepared.output_mode)
     columns = ColumnFiles(run_dir / VALUES)
     for task in launch.arrays:
@@ -142,10 +143,28 @@ def _status(launch: Launch) -> tuple[str, str]:
     return "stopped", "it is running, or it died; the same command resumes it"
 
 
-def _take(prepared: PreparedResults, history: History, launch: Launch, task: int) -> None:
+def _stale(history: History, launch: Launch) -> set[int]:
+    """Return the tasks whose values are of earlier launches, and perhaps of other elements of windowed arrays."""
+    stack = [task for task in launch.arrays if history.arrays[launch.identity(task)][-1].folds_windowed]
+    if not stack:
+        return set()
+    children: dict[int, list[int]] = {}
+    for task, row in enumerate(launch.tasks):
+        for each in row[3]:
+            children.setdefault(each, []).append(task)
+    found: set[int] = set()
+    while stack:
+        new = {*children.get(stack.pop(), ())} - found
+        found |= new
+        stack += new
+    done = {task: history.done.get(launch.identity(task)) for task in found - launch.restored}
+    return {task for task, each in done.items() if each is not None and each.epoch != launch.epoch}
+
+
+def _take(prepared: PreparedResults, history: History, launch: Launch, task: int, is_stale: bool) -> None:
     """Take what became of one function into ``prepared``."""
     table, identity = prepared.records, launch.identity(task)
-    done, failed = history.done.get(identity), history.failed.get(identity)
+    done, failed = None if is_stale else history.done.get(identity), history.failed.get(identity)
     if identity in history.incidents:
         table.incidents[task] = history.incidents[identity]
     calls = launch.failed_calls.get(task, [])

@@ -234,6 +234,16 @@ def test_a_run_that_failed_half_way_goes_on_where_it_was(tmp_path, notes):
     assert newly_called(notes) == {"f": 100, "g": 100, "h": 100, "report": 1}
 
 
+def test_no_value_of_other_elements_is_loaded_after_a_launch_that_failed(tmp_path, notes):
+    def torn():
+        yield from range(300)
+        raise OSError("torn")
+
+    run(chain(notes, iter(range(400))), tmp_path)
+    for results in (run(chain(notes, torn()), tmp_path), load(tmp_path)):
+        assert "total" not in results and "report" not in results
+
+
 def test_a_consumer_whose_code_changed_runs_again_and_its_source_does_not(tmp_path, notes):
     run(chain(notes, iter(range(100))), tmp_path)
     newly_called(notes)

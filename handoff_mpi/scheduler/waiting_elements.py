@@ -41,7 +41,8 @@ class WaitingElements:
 
     def withhold(self, number: int, array: ArraySpec, todo: IntervalSet) -> list[int]:
         """Take the elements of an array that wait out of those that could be leased; return them."""
-        if not array.handles:
+        state = self._tasks.state
+        if not array.handles or (number < len(state) and state[number] == DONE):  # nobody needs it, see begin
             return []
         indices = self._indices.get(number)
         if indices is None:

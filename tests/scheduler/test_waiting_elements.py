@@ -167,6 +167,14 @@ def test_no_element_begins_of_an_array_that_an_earlier_launch_left_as_nobody_nee
     assert not known.leases and run.status == "done"
 
 
+def test_no_element_begins_of_such_an_array_when_the_elements_that_it_takes_are_computed():
+    both = task(array=ArraySpec(1, links=[Link(1, range(1))], handles={0: (0,)}))
+    left = {0: ValueLocation.NOWHERE, 2: ValueLocation.NOWHERE}
+    run, known = begin(task(), array(1), both, task(2), restored={**left, 3: ValueLocation.HOME})
+    end_all(run, known)
+    assert run.status == "done" and known.begun == {0: 1}
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_random_functions_and_elements_end_as_each_one_says(seed):
     rng = random.Random(seed)

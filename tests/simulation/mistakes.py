@@ -510,7 +510,7 @@ MISTAKES = [
     Mistake(
         "the value of a fold is that of its first block",
         [("runtime.dispatcher:Dispatcher._array_payload", "values[values.count - 1]", "values[0]")],
-        seed=5,
+        seed=7,
         options={"links": True},
     ),
     Mistake(
@@ -529,7 +529,7 @@ MISTAKES = [
                 f"{_LEAVES_QUEUE}    if array.leases:\n",
             ),
         ],
-        seed=184,
+        seed=7,
         options={"links": True, "faults": False},
     ),
     Mistake(
@@ -552,7 +552,7 @@ MISTAKES = [
     Mistake(
         "elements that failed keep their places in the window",
         [("runtime.windowed_arrays:WindowedArray.take", "array.done + array.failed", "array.done")],
-        seed=4,
+        seed=19,
         options={"links": True},
     ),
     Mistake(

@@ -423,11 +423,9 @@ class Arrays(LeaseTable):
 
     def _lose_with_sources(self) -> None:
         """Arrays may have failed or been skipped, as other tasks did: what takes their elements loses them."""
-        bereft = self.links.lose_with_sources()
-        if bereft is None:
-            return
-        self._to_check.update(dict.fromkeys(bereft))
-        self._growing.end_with_tasks()
+        while (bereft := self.links.lose_with_sources()) is not None:
+            self._to_check.update(dict.fromkeys(bereft))
+            self._growing.end_with_tasks()
 
     def task_of(self, number: int) -> int:
         """Return the array of a lease or a selection, or else the number itself: which task it stands for."""

@@ -106,7 +106,7 @@ class Links:
         self._lost = lost
         self._consumers: dict[int, list[tuple[int, int]]] = {}
         self._trees: dict[int, Link] = {}  # of arrays that fold elements of another one
-        self._seen_failures = 0
+        self._seen = 0, 0  # how many tasks had failed, and were skipped
 
     def add(self, array: int, spec: ArraySpec, elements: IntervalSet) -> IntervalSet:
         """Take in an array whose ``elements`` have no values yet; take out and return those that wait for nothing."""
@@ -178,9 +178,10 @@ class Links:
 
         None stands for no task that has failed or been skipped since the last time.
         """
-        if len(self._tasks.failures) == self._seen_failures:
+        seen = len(self._tasks.failures), self._tasks.skips
+        if seen == self._seen:
             return None
-        self._seen_failures = len(self._tasks.failures)
+        self._seen = seen
         ended = [each for each in self._consumers if self._tasks.state[each] in (FAILED, SKIPPED)]
         for source in ended:
             self.lose(source, self._lost(source))
@@ -189,7 +190,6 @@ class Links:
     def skip(self, array: int) -> None:
         """All elements of an array have ended, some of them bereft: it is skipped, and so is what takes its value."""
         self._tasks.skip([array])
-        self._seen_failures = -1
 
     def may_fold(self, array: int) -> bool:
         """Whether an array that folds has no value to fold yet, while some may still come."""

@@ -43,7 +43,7 @@ class TaskTable:
         lease_failures: the same of leases, in the last turn.
         ran_on: the ranks of a task's attempts that failed, in order.
         releasable: rank to values there that nobody needs any longer; their sender empties it.
-        open: how many have not ended.
+        open, skips: how many have not ended, and how many were skipped, without leases.
         log: the transitions since it was last emptied.
         leases: the numbers that stand for leases of arrays, one after the other.
         selections: the numbers that stand for some elements of an array; their changes are not logged.
@@ -66,7 +66,7 @@ class TaskTable:
         self.lease_failures: dict[int, Failure] = {}
         self.ran_on: dict[int, list[int]] = {}
         self.releasable: dict[int, list[int]] = {}
-        self.open = 0
+        self.open = self.skips = 0
         self.log: list[Transition] = []
         self._ready = ready
         self._tracebacks = Tracebacks()
@@ -318,6 +318,7 @@ class TaskTable:
             self.state[task] = SKIPPED
         else:
             self.move(task, Cause.INPUT_FAILED)
+            self.skips += task not in self.leases
         self.open -= 1
         self.close_inputs(task)
 

@@ -6,7 +6,9 @@ import random
 
 import pytest
 
+from handoff_mpi.arrays.links import Link
 from handoff_mpi.dag.selections import Selection
+from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import RAISED
 from handoff_mpi.scheduler import Finished, State, Unfetched, ValueLocation
 from tests.scheduler.test_arrays import IntervalSet, Ranks, end_all, error
@@ -208,3 +210,16 @@ def _selection(rng, count):
     if rng.random() < 0.3:
         elements = elements[::-1]
     return Selection(0, rng.randrange(count)) if rng.random() < 0.3 else Selection(0, elements, rng.random() < 0.3)
+
+
+def test_a_skip_that_spreads_from_an_element_over_a_function_to_an_array_reaches_what_takes_its_elements():
+    failing, free = array(4, max_retries=0, max_failures=0), ArraySpec(6, links=(Link(0, range(4)),))
+    behind = task(array=ArraySpec(3, links=(Link(3, range(3)),)))
+    specs = failing, task(array=free), selecting([1], 5), array(3, 2), behind
+    run, known = begin(*specs, selections=[Selection(1, 3)], slots=(2,))
+    key = next(key for key in known.leases if run.scheduler.arrays.leases[key[0]].array == 0)
+    known.tell(known.report(key, failures=[((next(iter(known.leases[key][1])),), error())]))
+    assert states_of(run, 2, 3, 4) == ["SKIPPED", "SKIPPED", "SKIPPED"]
+    assert states_of(run, 0, 1) == ["READY", "READY"], "some of their elements have not ended"
+    end_all(run, known)
+    assert run.status == "failed"

@@ -78,7 +78,8 @@ class ArrayOracle:
         for array in values:
             shape = self._load.shape(array)
             if shape.comes is not None:
-                self._spared[array] = set() if shape.window is None else self._find_spared(array, earlier)
+                may_be_other = shape.window is None or array in self._varies
+                self._spared[array] = set() if may_be_other else self._find_spared(array, earlier)
                 continue
             known = {index for start, stop in values[array].have for index in range(start, stop)}
             made = {index for each in earlier for index in each.made.get(array, ())}

@@ -32,7 +32,9 @@ class ElementPuller:
         self._begin = begin
         self._window = window
         self._wake = wake
-        self._pulled: deque[Any] = deque()  # which one thread may append to while another one pops
+        #: The thread fills the last of these lists, an element at a time, while the caller takes what is in them.
+        self._bursts: deque[list[Any]] = deque()
+        self._taken = 0  # of the first of them
         self._allowed = threading.Condition()
         self._asked_for = 0
         self._ended = 0
@@ -52,12 +54,22 @@ class ElementPuller:
     @property
     def has_news(self) -> bool:
         """Whether elements can be taken, or no more will come."""
-        return bool(self._pulled) or self._is_over
+        return self._is_over or len(self._bursts) > 1 or any(len(burst) > self._taken for burst in [*self._bursts])
 
     def take(self, most: int) -> list[Any]:
         """Return the next elements that have come, at most so many; no step of Python an element."""
-        count = min(len(self._pulled), most)
-        return [*itertools.starmap(self._pulled.popleft, itertools.repeat((), count))]
+        found: list[Any] = []
+        while self._bursts and len(found) < most:
+            is_whole = len(self._bursts) > 1 or self._is_over  # asked before its length is
+            burst, start = self._bursts[0], self._taken
+            self._taken = stop = min(len(burst), start + most - len(found))
+            found += burst[start:stop]
+            burst[start:stop] = [None] * (stop - start)  # a large element that is encoded should not stay here
+            if stop < len(burst) or not is_whole:
+                break
+            self._bursts.popleft()
+            self._taken = 0
+        return found
 
     def allow(self, ended: int) -> None:
         """Let the thread pull until the window is full, of which ``ended`` elements have ended altogether."""
@@ -76,9 +88,10 @@ class ElementPuller:
         try:
             iterator = self._begin()
             while count := self._next_burst():
-                counter = itertools.count(1)
-                self._pulled.extend(itertools.compress(itertools.islice(iterator, count), counter))
-                if next(counter) <= count:
+                burst: list[Any] = []
+                self._bursts.append(burst)
+                burst += itertools.islice(iterator, count)  # what came before an exception stays in it
+                if len(burst) < count:
                     break
                 self._wake()
                 time.sleep(_PAUSE_S)

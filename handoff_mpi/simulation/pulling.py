@@ -60,7 +60,7 @@ class SimulatedPuller(ElementPuller):
             return
         wanted = self._rng.randint(1, self._room)
         stop = min(self.count + wanted, self._source.count)
-        self._pulled.extend(self._source.element(index, self._launch) for index in range(self.count, stop))
+        self._bursts.append([self._source.element(index, self._launch) for index in range(self.count, stop)])
         self._is_over = stop < self.count + wanted
         self.count = stop
         if self._is_over and self._source.fails:

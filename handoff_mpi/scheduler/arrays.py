@@ -84,6 +84,7 @@ class Arrays(LeaseTable):
             array.element_s = each.element_s
             array.suspects += suspects.get(number, ())
             self.of[number] = array
+            self._growing.add(number)
             if each.links:
                 array.awaited = array.todo
                 array.todo = self.links.add(number, each, array.awaited)

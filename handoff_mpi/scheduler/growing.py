@@ -51,6 +51,12 @@ class GrowingArrays:
         self._tasks = tasks
         self._supplied = supplied
         self._closed = closed
+        self._open: dict[int, None] = {}  # and some of which no more elements come
+
+    def add(self, number: int) -> None:
+        """An array was taken in; its elements may come while the run continues."""
+        if self._of[number].is_open:
+            self._open[number] = None
 
     def close(self) -> None:
         """Break the reference cycles; no array can grow afterwards."""
@@ -72,9 +78,11 @@ class GrowingArrays:
 
     def end_with_tasks(self) -> None:
         """Arrays may have failed or been skipped, as other tasks did: no more of their elements come."""
-        for number, array in self._of.items():
-            if array.is_open and self._tasks.state[number] in (FAILED, SKIPPED):
-                array.cut()
+        for number in [*self._open]:
+            if not self._of[number].is_open:
+                del self._open[number]
+            elif self._tasks.state[number] in (FAILED, SKIPPED):
+                self._of[number].cut()
                 self.grow(number)
 
 

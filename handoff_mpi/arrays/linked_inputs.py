@@ -20,22 +20,8 @@ from handoff_mpi.arrays.values import ArrayValues
 _ValuesOf = Callable[[Hashable], ArrayValues]
 
 
-class LinkedInput(ElementInput):
-    """Values of elements of another array.
-
-    Args:
-        id: of that array.
-        array_count: how many elements it has.
-        indices: of the elements.
-        name: for messages.
-    """
-
-    def __init__(self, id: Hashable, array_count: int, indices: range, name: str) -> None:
-        super().__init__(len(indices), name)
-        self.id = id
-        self.array_count = array_count
-        self.array_ids = (id,)
-        self._indices = indices
+class _TakenInput(ElementInput):
+    """Values of other arrays alone, none of which exists before the run."""
 
     def __getitem__(self, index: int) -> Any:
         raise AssertionError("values of an array do not exist before the run")
@@ -52,6 +38,24 @@ class LinkedInput(ElementInput):
 
     def piece(self, start: int, stop: int) -> Piece:
         raise AssertionError("values of an array do not exist before the run")
+
+
+class LinkedInput(_TakenInput):
+    """Values of elements of another array.
+
+    Args:
+        id: of that array.
+        array_count: how many elements it has.
+        indices: of the elements.
+        name: for messages.
+    """
+
+    def __init__(self, id: Hashable, array_count: int, indices: range, name: str) -> None:
+        super().__init__(len(indices), name)
+        self.id = id
+        self.array_count = array_count
+        self.array_ids = (id,)
+        self._indices = indices
 
     def piece_of(self, start: int, stop: int, values: _ValuesOf) -> Piece:
         return tuple(values(self.id).columns(self._indices[start:stop]))
@@ -74,7 +78,7 @@ class LinkedInput(ElementInput):
         return IntervalSet([(0, min(earlier[1], self._count))])
 
 
-class BlocksInput(ElementInput):
+class BlocksInput(_TakenInput):
     """Blocks of values of an array, the number of which is known while it runs.
 
     Args:
@@ -93,21 +97,8 @@ class BlocksInput(ElementInput):
         self._fan_in = fan_in
         self._taken = len(values)
 
-    def __getitem__(self, index: int) -> Any:
-        raise AssertionError("values of an array do not exist before the run")
-
-    @property
-    def nbytes(self) -> int:
-        return 0
-
-    def encode(self) -> None:
-        pass  # there is nothing that could change
-
     def types(self) -> set[type]:
         return {list}
-
-    def piece(self, start: int, stop: int) -> Piece:
-        raise AssertionError("values of an array do not exist before the run")
 
     def piece_of(self, start: int, stop: int, values: _ValuesOf) -> Piece:
         first, last = start * self._fan_in, min(stop * self._fan_in, self._taken)

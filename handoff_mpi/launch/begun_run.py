@@ -162,6 +162,7 @@ class BegunRun:
             The event of it.
         """
         resumed, later = self.resumed, self.resumed.later
+        resumed.later = None  # what is not taken over now never is
         if later is None or later.launches_of(resumed.unknown) - {*launches}:
             return Restored({})
         tasks = {task: there for task, there in later.rest.items() if task in resumed.unknown}
@@ -180,7 +181,6 @@ class BegunRun:
                 self.journal_writer.elements_restored(number, launch, intervals)
         self.journal_writer.restored(tasks)
         self.progress.restored += tasks
-        resumed.later = None
         return Restored(elements, tasks)
 
     def make_column_keeper(self) -> ColumnKeeper:

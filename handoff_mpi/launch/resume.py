@@ -190,7 +190,7 @@ class _Left:
             taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
         resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
         resumed.other_arguments = taken_over.other_arguments
-        for task, launches in arrays.items():
+        for task, launches in () if is_later else arrays.items():  # these are compared once, as they come
             if plan.arrays[task].window is not None:
                 like = [each for each in launches if each.has_any and each.takes_like(plan.arrays[task].elements)]
                 same = [each for each in like if not pairs.are_outdated(takes_of(plan, task), each.epoch)]

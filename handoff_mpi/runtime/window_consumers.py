@@ -196,7 +196,7 @@ def _depends(plan: Plan, number: int, growing: Collection[int]) -> bool:
     return False
 
 
-def consumers_of(root: int, plan: Plan) -> list[int]:
+def _consumers_of(root: int, plan: Plan) -> list[int]:
     """Return the arrays that take elements of a windowed one, each behind those whose elements it takes."""
     found: dict[int, None] = {}
     growing = [number for number, each in plan.arrays.items() if each.window is not None and each.links]
@@ -209,3 +209,15 @@ def consumers_of(root: int, plan: Plan) -> list[int]:
                 found[number] = None
                 has_more = True
     return [*found]
+
+
+def window_consumers(
+    root: int,
+    plan: Plan,
+    values: Mapping[int, ArrayValues],
+    earlier: Mapping[int, Sequence[EarlierElements]],
+    journal_writer: JournalWriter,
+) -> WindowConsumers | None:
+    """Return the consumers of a windowed array, None if it has none; the arguments are those of the class."""
+    numbers = _consumers_of(root, plan)
+    return WindowConsumers(root, numbers, plan, values, earlier, journal_writer) if numbers else None

@@ -24,7 +24,7 @@ from handoff_mpi.messages import ErrorReport
 from handoff_mpi.results.array_history import EarlierElements
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
-from handoff_mpi.runtime.window_consumers import Compared, WindowConsumers, consumers_of
+from handoff_mpi.runtime.window_consumers import Compared, WindowConsumers, window_consumers
 from handoff_mpi.scheduler import ElementsPulled, Restored
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.serialization import reason_of
@@ -276,9 +276,8 @@ class WindowedArrays:
             if frozen.pulled is not None and frozen.source is not None:
                 puller = ElementPuller(frozen.source.begin, frozen.pulled.size, self._ring)
                 label, before = show(plan.ids[number]), earlier.get(number, ())
-                consumers = consumers_of(number, plan)
-                following = WindowConsumers(number, consumers, plan, values, earlier, journal_writer)
-                its = puller, values[number], before, journal_writer, following if consumers else None
+                consumers = window_consumers(number, plan, values, earlier, journal_writer)
+                its = puller, values[number], before, journal_writer, consumers
                 self._of.append(WindowedArray(number, label, frozen.pulled, *its))
 
     def start(self) -> None:

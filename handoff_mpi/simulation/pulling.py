@@ -14,7 +14,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
-from handoff_mpi.runtime.window_consumers import WindowConsumers, consumers_of
+from handoff_mpi.runtime.window_consumers import window_consumers
 from handoff_mpi.runtime.windowed_arrays import WindowedArray
 from handoff_mpi.scheduler import Scheduler
 from handoff_mpi.scheduler.events import ElementsPulled, Restored
@@ -110,10 +110,8 @@ class SimulatedWindows:
                 assert window is not None
                 puller = SimulatedPuller(window, around.number, rng, self._planner(number))
                 earlier = previous.earlier_elements.get(number, ())
-                consumers = consumers_of(number, plan)
-                following = plan, values, previous.earlier_elements, journal_writer
-                own = WindowConsumers(number, consumers, *following) if consumers else None
-                its = puller, values[number], earlier, journal_writer, own
+                consumers = window_consumers(number, plan, values, previous.earlier_elements, journal_writer)
+                its = puller, values[number], earlier, journal_writer, consumers
                 self._of[number] = WindowedArray(number, str(number), frozen.pulled, *its)
                 self._pullers[number] = puller
 

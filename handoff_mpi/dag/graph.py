@@ -63,6 +63,17 @@ class DAG:
     @overload
     def map(
         self,
+        code: Callable[..., Any],
+        each: WindowedHandle,
+        /,
+        *iterables: Any,
+        fixed: Mapping[str, Any] | None = None,
+        window: None = None,
+        **options: Unpack[ArrayOptions],
+    ) -> WindowedHandle: ...
+    @overload
+    def map(
+        self,
         code: Callable[[A], Any],
         each: Each[A],
         /,

@@ -90,7 +90,7 @@ class Children:
         """Whether a call runs in a child, not in the rank itself."""
         isolation = self._setup.isolation
         in_rank = (isolation == "rank" and work.slot == 0) or isolation == "inline"
-        if self._caller.has_broken_context and work.claim[1]:
+        if work.claim[1] and self._caller.has_broken_context:
             return True  # no call can use CUDA in this process any more
         return not in_rank or bool(work.flags & ISOLATE)
 

@@ -10,7 +10,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from handoff_mpi.formatting import call_time_text, duration_text, one_line, rate_text, repeated_texts, time_left_text
+from handoff_mpi.formatting import (
+    call_time_text,
+    counted,
+    duration_text,
+    one_line,
+    rate_text,
+    repeated_texts,
+    time_left_text,
+)
 
 #: Of the rows of a terminal the view takes this share, and never more than MAX_ROWS.
 _ROWS_SHARE = 0.4
@@ -290,7 +298,7 @@ def _gpus(each: Status) -> str:
         return ""
     used = "" if percent is None else f" {_number(percent):.0f} %"
     claimed = "" if each.get("gpus_claimed") is None else f"{_number(each.get('gpus_claimed')):,.3g}/"
-    return f"{claimed}{gpus:,.0f} GPUs{used}"
+    return f"{claimed}{counted(round(gpus), 'GPU')}{used}"
 
 
 def _call_table(status: Status, calls: Sequence[object], now: float, rows: int, width: int) -> Table:

@@ -28,6 +28,7 @@ from handoff_mpi.serialization import (
 from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.codecs import deserialize, serialize
 from handoff_mpi.worker.context import TaskContext, enter, leave
+from handoff_mpi.worker.cuda_contexts import CudaContexts
 from handoff_mpi.worker.device_errors import DeviceProbe, is_device_error
 from handoff_mpi.worker.devices import ShownDevices, use_first
 from handoff_mpi.worker.draws import Generators
@@ -64,7 +65,6 @@ class CallRunner:
         blobs: encoded callables, by number.
         constants: large constants, by number.
         has_begun: whether calls follow one another, between :meth:`begin` and :meth:`finish`.
-        has_broken_context: whether CUDA must not be used in this process any more, as an error may have broken it.
         lets_interrupt: whether a KeyboardInterrupt is that of a user at the terminal, who wants the run to end, and not
             the function's own.
         output: captures what calls print; None leaves it alone.
@@ -81,7 +81,8 @@ class CallRunner:
         self.rank = rank
         self.devices = ShownDevices() if devices is None else devices
         self.has_begun = False
-        self.has_broken_context = False
+        self._may_be_broken = False
+        self._contexts = CudaContexts()
         self._probe = DeviceProbe()
         self._element_error: ErrorReport | None = None
         self.lets_interrupt = False
@@ -193,11 +194,20 @@ class CallRunner:
             outcome = self._call_captured(spec)
         error = outcome.error if outcome.status == RAISED else self._element_error
         self._element_error = None
-        if error is not None and is_device_error(error) and all(is_for_cuda(uuid) for _, uuid in spec.devices):
-            self.has_broken_context = True
+        if error is not None and self._may_break(error) and all(is_for_cuda(uuid) for _, uuid in spec.devices):
+            self._may_be_broken = True
             outcome = self._judged(spec, outcome, error)
         self.devices.end_call(spec.devices)
         return outcome
+
+    @property
+    def has_broken_context(self) -> bool:
+        """Whether CUDA must not be used in this process any more: an error has broken it, or may have."""
+        return self._may_be_broken or bool(self._contexts.why_broken())
+
+    def _may_break(self, error: ErrorReport) -> bool:
+        """Whether an exception may be the fault of a device, or of a context that is broken."""
+        return is_device_error(error) or bool(self._contexts.why_broken())
 
     def _judged(self, spec: CallSpec, outcome: Outcome, error: ErrorReport) -> Outcome:
         """Return how a call ended that ``error`` has ended: with a device, if one cannot be used any more."""
@@ -250,6 +260,8 @@ class CallRunner:
                 self._is_decoding = False
             code, args, kwargs = build_call(call_template, values, self.code, self._constant, self._inline, self._load)
             value = call_here(code, args, kwargs)
+            if spec.devices:
+                self._contexts.wait()
             duration = perf_counter() - started
         except BaseException as error:
             duration = perf_counter() - started
@@ -301,6 +313,8 @@ class CallRunner:
             values.append(self._value(*each))
         self._is_decoding = False
         code, args, kwargs, positions = self._build_elements(spec, values)
+        if spec.devices:
+            code = functools.partial(self._call_and_wait, code)
         if self._load is decode_private and (kwargs or len(args) > len(positions)):
             # An element may write to what the others share: each has a copy.
             places = [place for place, _ in positions]
@@ -319,7 +333,13 @@ class CallRunner:
         code, args, kwargs, _ = self._build_elements(spec, values)
         for place, element in zip(places, elements, strict=True):
             args[place] = element
-        return code(*args, **kwargs)
+        return self._call_and_wait(code, *args, **kwargs) if spec.devices else code(*args, **kwargs)
+
+    def _call_and_wait(self, code: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call for one element, and wait for its devices."""
+        value = call_here(code, args, kwargs)
+        self._contexts.wait()
+        return value
 
     def _run_loop(self, spec: CallSpec, loop: ElementLoop, calls: ElementCalls, context: ElementContext) -> LeaseReport:
         """Run the loop of a lease; the inputs and the surroundings of its calls are there."""
@@ -340,6 +360,7 @@ class CallRunner:
             self._state,
             self.output,
             report,
+            self._may_break,
             self.lets_interrupt,
             seed if draws else None,
         )

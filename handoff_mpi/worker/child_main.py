@@ -267,7 +267,7 @@ class _Server:
             outcome = self._caller.call(spec)
         else:
             outcome = self._call_elements(spec, spec.loop)
-        if self._caller.has_broken_context:
+        if spec.devices and self._caller.has_broken_context:
             self._is_void = True  # what was sent ahead
             tell_rank((SPENT,))
         payload = outcome.payload

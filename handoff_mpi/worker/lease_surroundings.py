@@ -16,7 +16,6 @@ from handoff_mpi.dag.surroundings import Surroundings
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.context import TaskContext
-from handoff_mpi.worker.device_errors import is_device_error
 from handoff_mpi.worker.elements import ElementLoop
 from handoff_mpi.worker.output import CallOutput
 from handoff_mpi.worker.process_state import ProcessState
@@ -95,6 +94,7 @@ class LeaseSurroundings:
         state: restores the process.
         output: captures what they print; None leaves it alone.
         report: returns what is reported of an exception, without output.
+        may_break: whether an exception may have broken the devices of the lease for this process.
         lets_interrupt: whether a KeyboardInterrupt ends the run.
         prepare: called before each element; None where nothing is to be done.
 
@@ -111,6 +111,7 @@ class LeaseSurroundings:
         state: ProcessState,
         output: CallOutput | None,
         report: Callable[[BaseException], ErrorReport],
+        may_break: Callable[[ErrorReport], bool],
         lets_interrupt: bool,
         prepare: Callable[[], object] | None,
     ) -> None:
@@ -123,6 +124,7 @@ class LeaseSurroundings:
         self._state = state
         self._output = output
         self._report = report
+        self._may_break = may_break
         self._lets_interrupt = lets_interrupt
         self._next_restore = 0.0
         self.prepare = prepare
@@ -169,7 +171,7 @@ class LeaseSurroundings:
     def describe(self, error: BaseException) -> ErrorReport:
         """Return what is reported of an element that raised ``error``, with the last lines that it has printed."""
         report = self._report(error)
-        if self._spec.devices and is_device_error(report):
+        if self._spec.devices and self._may_break(report):
             self.device_error = report._replace(element=self._context.index)
             self._control.stop()  # the others would fail in the same broken context
         return report if self._output is None else report._replace(output=self._output.element_ended(wants_tail=True))

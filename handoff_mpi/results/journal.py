@@ -12,12 +12,13 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError
+from handoff_mpi.results.background_sync import BackgroundSync
 from handoff_mpi.results.journal_format import (
     FORMAT,
     HEADER,
@@ -34,6 +35,8 @@ from handoff_mpi.results.run_dir import JOURNAL, VALUES
 from handoff_mpi.results.secure_files import Directory, opened
 from handoff_mpi.version import VERSION
 
+#: After so many bytes the next fsync need not wait for its time: the last one of a run, which is waited for, is short.
+MAX_UNSYNCED_NBYTES = 4 * 1024 * 1024
 _VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.[0-9a-f]+\.partial)|\d{6,}\.columns")
 # What file systems answer that cannot fsync (or not a directory); the others' answers are failures.
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -58,11 +61,11 @@ class Journal:
     """The segment of this launch.
 
     What is committed survives the death of this process at once, and that of the host after the next fsync: the
-    first commit ``fsync_every_s`` after the last one does it, one of nothing too.
+    first commit ``fsync_every_s`` after the last one begins it, one of nothing too. A thread waits for the disk.
 
     Args:
         run_dir: where the ``journal`` directory is, or will be; an open one is used as long as the journal is.
-        fsync_every_s: the least time between two fsyncs, in seconds.
+        fsync_every_s: the least time between two fsyncs, in seconds, unless much is written.
         clock, pwrite, fsync: as in :mod:`time` and :mod:`os`.
 
     Attributes:
@@ -94,6 +97,8 @@ class Journal:
         self._pending: list[bytes] = []
         self._size = 0
         self._is_dirty = False
+        self._sync = BackgroundSync(self._sync_file)
+        self._synced_size = 0
         self._has_failed = False
         self.path = (run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)) / JOURNAL
         self._fd = -1
@@ -125,7 +130,7 @@ class Journal:
         line = b"%s%d %s\n" % (MAGIC, FORMAT, version)
         header = (HEADER, VERSION, platform.python_version(), self.epoch, time.time())
         self._write(line + make_frame([dump_record(header)]))
-        self._sync()
+        self._sync_file()
         # Let the segment's name, and that of its directory, survive the host's death.
         for each in (self._directory, above):
             self._fsync_if_possible(each.fd)
@@ -147,10 +152,11 @@ class Journal:
         return True
 
     def commit(self) -> None:
-        """Write what was appended, in one write; fsync if the last one was long enough ago.
+        """Write what was appended, in one write; begin to fsync if the last one was long enough ago.
 
         After a failure to write, the file holds the earlier commits, and what was appended is still here: it can
-        be committed once there is room. After a failure to fsync it is not known what the disk holds.
+        be committed once there is room. After a failure to fsync, which a later call tells, it is not known what the
+        disk holds.
 
         Raises:
             JournalError: it cannot be written; nothing that relies on it must be done.
@@ -158,8 +164,24 @@ class Journal:
         if self._pending:
             self._write(make_frame(self._pending))
             self._pending = []
-        if self._is_dirty and self._clock() - self._synced_at >= self._fsync_every_s:
-            self._sync()
+        if self._sync.is_running:
+            return
+        self.wait_for_disk()
+        if self._is_dirty and (self._is_due or self._size - self._synced_size >= MAX_UNSYNCED_NBYTES):
+            self._sync.begin()
+
+    @property
+    def _is_due(self) -> bool:
+        return self._clock() - self._synced_at >= self._fsync_every_s
+
+    def wait_for_disk(self) -> None:
+        """Wait until the disk has what the fsync that was begun last, if any, is about.
+
+        Raises:
+            JournalError: it has failed.
+        """
+        with self._failures_told():
+            self._sync.end()
 
     def close(self) -> None:
         """Commit (unless that has just failed), fsync and close.
@@ -172,7 +194,9 @@ class Journal:
         try:
             if not self._has_failed:
                 self.commit()
-            self._sync()
+            self.wait_for_disk()
+            with self._failures_told():
+                self._sync_file()
         finally:
             self._release()
 
@@ -220,12 +244,17 @@ class Journal:
         except OSError:
             pass  # readers skip a torn commit
 
-    def _sync(self) -> None:
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Raise a JournalError if the disk does not take what was written."""
         try:
-            self._fsync_if_possible(self._fd)
+            yield
         except OSError as error:
             raise self._failure(error) from error
-        self._is_dirty = False
+
+    def _sync_file(self) -> None:
+        self._is_dirty, self._synced_size = False, self._size  # before it: a commit may come meanwhile
+        self._fsync_if_possible(self._fd)
         self._synced_at = self._clock()  # after it, because it may take longer than the time between two
 
     def _fsync_if_possible(self, fd: int) -> None:

@@ -7,12 +7,14 @@ import errno
 import functools
 import os
 import pickle
+import random
 import resource
 import shutil
 import stat
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ import pytest
 
 from handoff_mpi.errors import EXIT_STOPPED, EXIT_USAGE, JournalError, UsageError
 from handoff_mpi.results import journal as module
-from handoff_mpi.results.journal import Journal, clear
+from handoff_mpi.results.journal import MAX_UNSYNCED_NBYTES, Journal, clear
 from handoff_mpi.results.journal_reader import read_journal
 from handoff_mpi.results.run_dir import JOURNAL
 from tests.conftest import missing, run_process
@@ -468,23 +470,28 @@ def test_a_segment_and_its_names_are_synced_when_it_is_made(tmp_path):
         assert synced == [journal.path, tmp_path / JOURNAL, tmp_path]
 
 
+def fsyncs(journal, disk) -> int:
+    journal.wait_for_disk()
+    return disk.fsyncs
+
+
 def test_fsync_comes_at_most_once_a_second(journal, disk, clock):
     for _ in range(10):
         commit(journal, ("a",))
-    assert disk.fsyncs == 0
+    assert fsyncs(journal, disk) == 0
     clock.now += 1.0
     for _ in range(10):
         commit(journal, ("a",))
-    assert disk.fsyncs == 1
+        assert fsyncs(journal, disk) == 1
     clock.now += 0.9
     commit(journal, ("a",))
-    assert disk.fsyncs == 1
+    assert fsyncs(journal, disk) == 1
     clock.now += 0.1
     journal.commit()
-    assert disk.fsyncs == 2, "a commit of nothing syncs what the earlier ones wrote"
+    assert fsyncs(journal, disk) == 2, "a commit of nothing syncs what the earlier ones wrote"
     clock.now += 100.0
     journal.commit()
-    assert disk.fsyncs == 2, "there is nothing to sync"
+    assert fsyncs(journal, disk) == 2, "there is nothing to sync"
     journal.close()
     assert disk.fsyncs == 3
 
@@ -492,12 +499,35 @@ def test_fsync_comes_at_most_once_a_second(journal, disk, clock):
 def test_a_failing_fsync_is_told(journal, disk, clock):
     clock.now += 1.0
     disk.fsync_error = errno.EIO
+    commit(journal, ("a",))
     with pytest.raises(JournalError, match=r"Input/output error; .* see that its file system works again"):
-        commit(journal, ("a",))
+        journal.wait_for_disk()
     disk.fsync_error = errno.EDQUOT
     with pytest.raises(JournalError, match="free some of your quota there"):
         journal.close()
     journal.close()
+
+
+def test_much_that_was_written_is_synced_sooner(journal, disk):
+    commit(journal, ("a", random.Random(0).randbytes(MAX_UNSYNCED_NBYTES)))
+    assert fsyncs(journal, disk) == 1
+    commit(journal, ("a",))
+    assert fsyncs(journal, disk) == 1
+
+
+def test_commits_do_not_wait_for_a_slow_disk(tmp_path, clock):
+    begun, may_end = threading.Event(), threading.Event()
+    may_end.set()
+    with Journal(tmp_path, clock=clock, fsync=lambda fd: begun.set() or may_end.wait()) as journal:
+        clock.now += 1.0
+        may_end.clear()
+        begun.clear()
+        commit(journal, ("a",))
+        begun.wait()
+        clock.now += 1.0
+        commit(journal, ("b",))
+        assert records(tmp_path) == [("a",), ("b",)]
+        may_end.set()
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS])

@@ -23,13 +23,13 @@ from __future__ import annotations
 import marshal
 import math
 import struct
-import sys
 from array import array
 from collections.abc import Callable, Iterable
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from handoff_mpi.imported_modules import imported_module
 from handoff_mpi.serialization import PICKLED, EncodingError, Payload, decode_input, dumps
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def snapshot(value: Any) -> Any:
     kind = type(value)
     if kind in SETTLED or (kind is tuple and IMMUTABLE.issuperset(map(type, value))):
         return value
-    numpy = sys.modules.get("numpy")
+    numpy = imported_module("numpy")
     if numpy is not None and kind is numpy.ndarray:
         if value.nbytes <= _MAX_COPIED_NBYTES and value.dtype.kind in _DTYPE_KINDS:
             return value.copy()
@@ -129,7 +129,7 @@ def pack_alike(values: list[Any]) -> Packed | None:
             return None  # an integer of more than 64 bits
     if kind is type(None):
         return NONES, len(values)
-    numpy = sys.modules.get("numpy")
+    numpy = imported_module("numpy")
     if numpy is None:
         return None
     if kind is numpy.ndarray:

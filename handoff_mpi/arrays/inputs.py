@@ -41,6 +41,7 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.links import Link
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
+from handoff_mpi.imported_modules import imported_module
 from handoff_mpi.serialization import decode_input, reason_of
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def freeze_elements(values: Any, name: str, most: int = MAX_READ) -> ElementInpu
     if kind is array and values.typecode not in "uw":
         return MemoryInput(values, name)
     if _is_array(values):
-        return _of_rows(values.view(sys.modules["numpy"].ndarray), name)
+        return _of_rows(values.view(imported_module("numpy").ndarray), name)
     return ListInput(values if isinstance(values, Sequence) else _read(values, name, most), name)
 
 
@@ -436,5 +437,5 @@ def _read(values: Any, name: str, most: int) -> list[Any]:
 
 def _is_array(values: Any) -> bool:
     """Whether ``values`` is an array of numpy, in memory or in a file; other subclasses have elements of their own."""
-    numpy = sys.modules.get("numpy")
+    numpy = imported_module("numpy")
     return numpy is not None and type(values) in (numpy.ndarray, numpy.memmap)

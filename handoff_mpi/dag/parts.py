@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Function
 from handoff_mpi.dag.references import ATOMS, globals_of
 from handoff_mpi.formatting import show
+from handoff_mpi.imported_modules import imported_module
 from handoff_mpi.serialization import is_sent_by_name
 
 #: A part of a value, and what it is there: "attribute x", "item 3".
@@ -149,7 +149,7 @@ def _parts(value: Any) -> Iterator[Part]:
 
 
 def _is_array_of_objects(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
+    numpy = imported_module("numpy")
     return numpy is not None and issubclass(type(value), numpy.ndarray) and bool(value.dtype.hasobject)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dis
 import functools
 import gc
-import sys
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
@@ -19,6 +18,7 @@ from handoff_mpi.dag.call_template import Placeholder
 from handoff_mpi.dag.function import DECLARES, REFERENCES, Argument, Function, input_id
 from handoff_mpi.dag.handle import ArrayElement, ArraySlice, Handle
 from handoff_mpi.formatting import show
+from handoff_mpi.imported_modules import imported_module
 from handoff_mpi.serialization import EncodingError, dumps
 
 Reference: TypeAlias = "Handle | Argument"
@@ -152,7 +152,7 @@ def _module_of(kind: type) -> str:
 
 
 def _referents(item: Any, kind: type) -> list[object]:
-    numpy = sys.modules.get("numpy")
+    numpy = imported_module("numpy")
     if numpy is not None and issubclass(kind, numpy.ndarray) and item.dtype.hasobject:
         return [*gc.get_referents(item), *item.ravel().tolist()]
     return gc.get_referents(item)

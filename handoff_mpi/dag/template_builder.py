@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
@@ -23,6 +22,7 @@ from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Function, in
 from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.selections import SelectionTable, is_of_elements
 from handoff_mpi.formatting import show
+from handoff_mpi.imported_modules import imported_module
 from handoff_mpi.serialization import PLAIN, Payload, dumps, encode_in_band, is_plain
 
 #: The numbers of the codes that encode and decode an :class:`Argument`.
@@ -60,7 +60,7 @@ class TemplateBuilder:
         self._large: list[int] = []
         self._placeholders: dict[int, tuple[object, Placeholder]] = {}
         self._reducers: dict[type, Callable[[object], Any]] = dict.fromkeys(REFERENCES, self._reduce)
-        numpy = sys.modules.get("numpy")
+        numpy = imported_module("numpy")
         if numpy is not None:
             self._reducers[numpy.ndarray] = self._reduce_array
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from handoff_mpi import messages
-from handoff_mpi.comm import RankFailed
+from handoff_mpi.comm import MemoryNetwork, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import RankLostInSetup, UsageError
 from handoff_mpi.formatting import show
@@ -94,11 +95,13 @@ class Job:
         self.is_mpi = is_mpi
         self.has_fault_tolerance = has_fault_tolerance
         self.is_threaded = is_threaded
-        self.stop_reason = ""
+        self._stop_reason = ""
+        self._outer: Job | None = None  # whose run another one is within, or beside
         self.grace_period_s: float | None = None
         self.is_loading = False
         self._runs = 0
         self._is_running = False
+        self._local_turn = threading.Lock()  # of the run that uses the transport of one process
         self._maps = 0
         self._lock = threading.RLock()  # maps of several threads wait for one another
         self.open_run: StaysOpen | None = None
@@ -260,21 +263,45 @@ class Job:
         taking_part = [each for each in self.capabilities if each.rank in slots]
         return Ledger(taking_part, slots, parse_resources(options.resources or {}))
 
+    @property
+    def stop_reason(self) -> str:
+        """Why runs of this job are to stop; empty if they are not."""
+        return self._stop_reason or ("" if self._outer is None else self._outer.stop_reason)
+
+    @stop_reason.setter
+    def stop_reason(self, reason: str) -> None:
+        self._stop_reason = reason
+
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Execute a run within ``with``; on rank 0.
+    def running(self) -> Iterator[Job]:
+        """Execute a run within ``with``, on rank 0, by the job that this returns.
+
+        That is this one, but for a run in one process that executes another, in a thread or in a function of that: its
+        loop would take the messages of the other.
 
         Raises:
-            UsageError: the ranks execute another one.
+            UsageError: the ranks execute another run.
         """
+        if self.is_local and not self._local_turn.acquire(blocking=False):
+            yield self._beside()
+            return
         if not self.is_local and self._is_running:
             raise UsageError("this job executes a run; start another one once it has ended")
         self.leave_open_run()
         self._is_running = True
         try:
-            yield
+            yield self
         finally:
             self._is_running = False
+            if self.is_local:
+                self._local_turn.release()
+
+    def _beside(self) -> Job:
+        """Return a job of this process alone for a run that begins before the one of this job has ended."""
+        other = copy.copy(self)
+        other.transport, other.membership = MemoryNetwork(1).transport(0), Membership()
+        other._outer, other._stop_reason = self, ""
+        return other
 
     @contextmanager
     def mapping(self) -> Iterator[None]:

@@ -24,8 +24,8 @@ def execute_on(job: Job, dag: DAG, options: RunOptions) -> Results:
         DAGError, UsageError, Unsatisfiable: before anything starts.
         DAGFailed: functions failed, unless ``options.check`` is False.
     """
-    with job.running():
-        results = _execute(job, dag, options)
+    with job.running() as own:
+        results = _execute(own, dag, options)
     if options.report == ALWAYS and results.run_dir is not None:
         from handoff_mpi.launch.end_report import make_report
 

@@ -1,4 +1,4 @@
-"""A rank that cannot continue."""
+"""A rank that cannot continue, and runs that begin before another one of their process has ended."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import handoff_mpi as handoff
-from handoff_mpi import DAG, Function
+from handoff_mpi import DAG, Fixed, Function, execute_local
+from handoff_mpi.launch.joining import local_job
 
 SCRIPT = """
 import os, sys, threading, time
@@ -111,3 +113,41 @@ def test_one_run_after_the_other_leaves_no_files_open(mpirun, tmp_path):
     ended = mpirun(2, "many.py", ft=True)
     assert ended.rc == 0, ended.err
     assert ended.out.count("KEPT 0") == 2, ended.out
+
+
+def numbered(number):
+    dag = DAG(f"dag {number}")
+    first = dag.add_function(Function("first", [], abs, [-number]))
+    dag.map(pow, range(30), Fixed(2), id="squares")
+    dag.add_function(Function("second", [first], str))
+    return dag
+
+
+def executed(number):
+    """Return how many of some runs, one after the other, had the values that they should have."""
+    found = [execute_local(numbered(number), run_dir=False) for _ in range(4)]
+    return sum(each["second"] == str(number) and each["squares"][5] == 25 for each in found)
+
+
+def test_runs_of_one_process_that_begin_beside_one_another_keep_their_messages_apart():
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(executed, range(1, 4))] == [4, 4, 4]
+
+
+def test_runs_within_a_run_of_one_process_keep_their_messages_apart():
+    dag = DAG("outer")
+    dag.map(executed, range(3), id="inner")
+    dag.map(abs, (executed(number) for number in range(2)), window=2, id="elements")
+    results = execute_local(dag, run_dir=False)
+    assert results["inner"][:] == [4, 4, 4]
+    assert results["elements"][:] == [4, 4]
+
+
+def test_a_run_within_another_is_stopped_with_it():
+    job = local_job()
+    with job.running(), job.running() as inner:
+        assert inner is not job
+        job.stop_reason = "interrupted"
+        assert inner.stop_reason == "interrupted"
+    with job.running() as again:
+        assert again is job

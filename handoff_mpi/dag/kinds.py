@@ -72,3 +72,11 @@ def _key(settings: tuple[object, ...], cost: object) -> tuple[object, ...] | Non
         settings = (*settings, *cost, *cost.values())
     types = tuple(map(type, settings))
     return (settings, types) if _PLAIN.issuperset(types) else None
+
+
+def are_called_alike(function: Function, before: Function) -> bool:
+    """Whether two functions of one kind have the very same code and constants, and take no values."""
+    if function.code is not before.code or function.args or before.args or function.kwargs or before.kwargs:
+        return False
+    extra, known = function.extra_args, before.extra_args
+    return len(extra) == len(known) and all(map(is_, extra, known))

@@ -7,10 +7,12 @@ need to call it (:class:`Plan`'s tables). More functions can be added during a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import compress
+from operator import is_
 from types import GeneratorType
 from typing import Any
 
@@ -27,9 +29,9 @@ from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.handle_elements import encode_elements, references_of
 from handoff_mpi.dag.ids import is_plain_id
-from handoff_mpi.dag.kinds import Kinds
+from handoff_mpi.dag.kinds import Kinds, are_called_alike
 from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
-from handoff_mpi.dag.references import SPECIAL, hidden_references, inputs_of
+from handoff_mpi.dag.references import SPECIAL, hidden_references, inline_ids
 from handoff_mpi.dag.retry_on import names_of
 from handoff_mpi.dag.selections import SelectionTable
 from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
@@ -155,12 +157,11 @@ class Plan:
             self._inline.update((function.id, function) for function in functions if function.type == INLINE_TYPE)
             regular = [*compress(functions, of_regular)]
             settings_of = [*compress(settings_of, of_regular)]
-        for function in regular:
-            self.number_of[function.id] = len(self.ids)
-            self.ids.append(function.id)
-        for function in regular:
-            if type(function) is ArrayFunction:
-                self.arrays[self.number_of[function.id]] = function.freeze(self.number_of)
+        ids = [function.id for function in regular]
+        self.number_of.update(zip(ids, itertools.count(first)))
+        self.ids += ids
+        for function in [each for each in regular if type(each) is ArrayFunction]:
+            self.arrays[self.number_of[function.id]] = function.freeze(self.number_of)
         self.selections.begin(len(self.ids))
         self._bare_sources += [None] * (len(self.ids) - first)
         problems = list(self._make_ids_sendable(first))
@@ -174,10 +175,7 @@ class Plan:
         ]
         if problems:
             raise DAGError(problems)
-        kept, staying = self._kept_and_staying(first)
-        groups = groups_of(regular, self.number_of)
-        for number, its in enumerate(settings_of, first):
-            self.specs.append(self._spec(number, its, groups.get(number), number in kept, number in staying))
+        self.specs += self._specs(first, settings_of, groups_of(regular, self.number_of))
         return self.specs[first:]
 
     def add_array_like(
@@ -258,10 +256,19 @@ class Plan:
     def _freeze_all(self, functions: Iterable[Function], settings_of: Iterable[_Settings]) -> Iterable[str]:
         """Freeze ``functions``; yield what is wrong with those that cannot be frozen."""
         faults = Faults()
+        before, its = None, None
         for function, settings in zip(functions, settings_of, strict=True):
+            if before is not None and settings is its and are_called_alike(function, before):
+                self.call_templates.append(self.call_templates[-1])
+                self.sources.append(())
+                continue
+            before, its = None, settings
             try:
                 self._freeze(function, settings)
+                if not self.sources[-1]:
+                    before = function
                 if type(function) is ArrayFunction:
+                    before = None
                     yield from self._freeze_elements(function)
             except EncodingError as error:
                 yield from self._describe(function, error, faults)
@@ -295,7 +302,7 @@ class Plan:
 
     def with_inlines(self, function: Function) -> list[Function]:
         """Return ``function`` and the inline functions that are evaluated for it."""
-        return [function, *(self._inline[id] for id in _inline_ids(function, self._inline))]
+        return [function, *(self._inline[id] for id in inline_ids(function, self._inline))]
 
     def _append_nothing(self) -> None:
         self.call_templates.append(((0,), VALUES, None, ()))
@@ -320,6 +327,22 @@ class Plan:
             self.arrays[number] = replace(self.arrays[number], handles=handles)
         for elements in array.elements:
             yield from (f"function {show(array.id)}: {each}" for each in encode_elements(elements))
+
+    def _specs(self, first: int, settings_of: Iterable[_Settings], groups: Mapping[int, int]) -> Iterator[TaskSpec]:
+        """Yield the specifications of the tasks from ``first`` on; neighbours without inputs mostly share one."""
+        kept, staying = self._kept_and_staying(first)
+        may_share = not (groups or staying or self.arrays)
+        spec: TaskSpec | None = None
+        like: tuple[object, ...] = ()
+        templates = itertools.islice(self.call_templates, first, None)
+        for number, (settings, template, keep) in enumerate(zip(settings_of, templates, kept, strict=True), first):
+            if may_share and not self.sources[number]:
+                this = settings, template, keep
+                if spec is None or not all(map(is_, this, like)):
+                    spec, like = self._spec(number, settings, None, bool(keep), False), this
+                yield spec
+            else:
+                yield self._spec(number, settings, groups.get(number), bool(keep), number in staying)
 
     def _spec(self, number: int, settings: _Settings, group: int | None, keep: bool, stays: bool) -> TaskSpec:
         sources, code = self.sources[number], self.call_templates[number][0][0]
@@ -397,22 +420,26 @@ class Plan:
         """Return what its calls have of their own, None if nothing."""
         return surroundings_of(function, self._directory)
 
-    def _kept_and_staying(self, first: int) -> tuple[Collection[int], set[int]]:
-        """Sinks are kept, and what the user named; values with a codec stay at their producer."""
-        consumed = {number for sources in self.sources[first:] for number, _ in sources}
+    def _kept_and_staying(self, first: int) -> tuple[Sequence[int], set[int]]:
+        """Return for each task from ``first`` on whether its value is kept, as those of sinks are and those that the
+        user named; and the tasks whose values have a codec and so stay at their producer.
+        """
+        taken = [*filter(None, itertools.islice(self.sources, first, None))]
+        consumed = {number for sources in taken for number, _ in sources}
         consumed.update(selection.array for selection in self.selections.all)
-        for array in [self.arrays[number] for number in range(first, len(self.ids)) if number in self.arrays]:
+        for array in [self.arrays[number] for number in self.arrays if number >= first]:
             consumed.update(link.source for link in array.links)
             consumed.update(self._element_inputs(array))
-        staying = {number for sources in self.sources[first:] for number, codec in sources if codec is not None}
+        staying = {number for sources in taken for number, codec in sources if codec is not None}
         for number in staying:
             if number < first:  # it is known to the scheduler: all that share its spec stay from now on
                 self.specs[number].stays = True
-        new = range(first, len(self.ids))
-        if self._keep_all:
-            return new, staying
-        named = {self.number_of[id] for id in self._keep}
-        return {number for number in new if number not in consumed or number in named}, staying
+        kept = bytearray(b"\1") * (len(self.ids) - first)
+        if not self._keep_all:
+            for number in consumed - {self.number_of[id] for id in self._keep}:
+                if first <= number < len(self.ids):  # others are of earlier tasks, or of selections
+                    kept[number - first] = 0
+        return kept, staying
 
 
 def _is_about_handles(error: BaseException | None) -> bool:
@@ -421,14 +448,3 @@ def _is_about_handles(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def _inline_ids(function: Function, inlines: Mapping[Hashable, Function]) -> list[Hashable]:
-    """Return the ids of the inline functions that are evaluated for ``function``."""
-    found: dict[Hashable, None] = {}
-    stack = [function]
-    while stack:
-        ids = [id for id in inputs_of(stack.pop()) if id in inlines and id not in found]
-        found.update(dict.fromkeys(ids))
-        stack += [inlines[id] for id in ids]
-    return list(found)

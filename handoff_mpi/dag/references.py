@@ -10,7 +10,7 @@ from __future__ import annotations
 import dis
 import functools
 import gc
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
@@ -102,6 +102,17 @@ def taken_whole(function: Function, finder: ReferenceFinder | None = None) -> li
         constants = [*function.extra_args, *function.kwargs.values()]
         ids += [reference.id for reference in (finder or ReferenceFinder()).find(constants)]
     return [*ids, *function.element_ids]
+
+
+def inline_ids(function: Function, inlines: Mapping[Hashable, Function]) -> list[Hashable]:
+    """Return the ids of the inline functions that are evaluated for ``function``."""
+    found: dict[Hashable, None] = {}
+    stack = [function]
+    while stack:
+        ids = [id for id in inputs_of(stack.pop()) if id in inlines and id not in found]
+        found.update(dict.fromkeys(ids))
+        stack += [inlines[id] for id in ids]
+    return list(found)
 
 
 def _in_order(items: Any) -> list[Any]:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_mpi import DAG, Argument, Function, Handle, collocated, task
-from handoff_mpi.dag.fingerprint import fingerprints, objects
+from handoff_mpi.dag.fingerprint import fingerprints, objects, reading
 from handoff_mpi.dag.fingerprint.graph import Graph
 from handoff_mpi.dag.fingerprint.modules import code_of, version_of
 from handoff_mpi.dag.fingerprint.reading import _Reader
@@ -623,6 +623,7 @@ def mixed(rng, count):
 
 @pytest.mark.parametrize("settle", [None, lambda id, fingerprint: bytes(16) if id in range(9) else fingerprint])
 def test_functions_that_are_read_together_have_the_fingerprints_of_those_read_alone(monkeypatch, settle):
+    monkeypatch.setattr(reading, "_BATCH", 100)
     rng = random_numbers.Random(1)
     functions = [*mixed(rng, 600), Function("generator", [], work, [(each for each in ())])]
     functions.append(Function("behind", ["generator", 1], work))

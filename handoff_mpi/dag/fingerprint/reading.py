@@ -33,6 +33,8 @@ _Taken: TypeAlias = "tuple[int | range | None, bool]"
 _WHOLE: _Taken = (None, False)
 #: What comes before an id and constants that are plain.
 _PLAIN = b"plain"
+#: So many functions are read at a time, column by column.
+_BATCH = 2_000
 #: Id and fingerprint of a function to the fingerprint that it goes by.
 Settle: TypeAlias = "Callable[[Hashable, bytes], bytes]"
 
@@ -100,12 +102,13 @@ def fingerprints(
             readings[number] = _Reading(function.id, note="its id is used by several functions")
         else:
             readings.append(reader.read(function, kind))
-    _link(readings, number_of, plain)
-    _combine(readings, settle)
+    if readings:
+        _link(readings, number_of, plain)
+        _combine(readings, settle)
+        plain.update((reading.id, reading.fingerprint) for reading in readings if reading.fingerprint is not None)
     reader.graph.clear()
-    of = plain | {reading.id: reading.fingerprint for reading in readings if reading.fingerprint is not None}
     notes = {reading.id: reading.note for reading in readings if reading.note}
-    return Fingerprints(of, notes, reader.graph.visited, reader.codes())
+    return Fingerprints(plain, notes, reader.graph.visited, reader.codes())
 
 
 @dataclass(slots=True)
@@ -262,12 +265,18 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
 
 
 def _combine_plain(
-    ids: Sequence[Hashable], contents: Iterable[bytes], args: Sequence[Sequence[Any]], settle: Settle | None
-) -> dict[Hashable, bytes]:
-    """Give functions their fingerprints, in their order; those are left out of which an input has none by then."""
+    ids: Sequence[Hashable],
+    contents: Iterable[bytes],
+    args: Sequence[Sequence[Any]],
+    settle: Settle | None,
+    found: dict[Hashable, bytes],
+) -> None:
+    """Put the fingerprints of functions into ``found``, in their order; those are left out of which an input has none
+    by then.
+    """
     if settle is None and not any(args):
-        return dict(zip(ids, all_hashed(contents), strict=True))
-    found: dict[Hashable, bytes] = {}
+        found.update(zip(ids, all_hashed(contents), strict=True))
+        return
     for id, content, references in zip(ids, contents, args, strict=True):
         if references:
             try:
@@ -276,7 +285,6 @@ def _combine_plain(
                 continue
         fingerprint = hashed(content)
         found[id] = fingerprint if settle is None else settle(id, fingerprint)
-    return found
 
 
 def _is_position(source: object) -> bool:
@@ -296,35 +304,48 @@ class _Reader:
     def read_plain(self, functions: Sequence[Function], kinds: Kinds, settle: Settle | None) -> dict[Hashable, bytes]:
         """Return the fingerprints of functions that are as plain as most are, by id, if they come behind their inputs.
 
-        What they consist of is read column by column, in loops that are not Python's. Their fingerprints are those that
-        :meth:`read` leads to.
+        What they consist of is read column by column, in loops that are not Python's, and some thousands of them at a
+        time, so that the columns take little memory. Their fingerprints are those that :meth:`read` leads to.
         """
+        found: dict[Hashable, bytes] = {}
         try:
-            ids = [function.id for function in functions]
-            if len(set(ids)) < len(ids):
-                return {}
-            named = [(*each, *each.values()) if each else () for each in kinds.kwargs]
-            keys: list[Any] = [*zip(map(id, kinds.codes), kinds.of, strict=True)]
-            columns: tuple[list[Any], ...] = ids, [*map(tuple, kinds.extra_args)], named
-            are_plain = [type(function) is Function for function in functions]
-            if not SPECIAL.isdisjoint(map(type, chain.from_iterable(kinds.args))):
-                are_plain = [*map(and_, are_plain, [SPECIAL.isdisjoint(map(type, args)) for args in kinds.args])]
-            for column in columns:
-                are_plain = [*map(and_, are_plain, are_leaves(column))]
-            ids, extra_args, named, keys, args = (
-                [*compress(column, are_plain)] for column in (*columns, keys, kinds.args)
-            )
-            of_key = dict(zip(keys, compress(functions, are_plain), strict=True))
-            shared = {key: self._share(function, key[1]) for key, function in of_key.items()}
+            if len({function.id for function in functions}) < len(functions):
+                return found
         except Exception:  # the functions are asked one by one whose fault it is
-            return {}
+            return found
+        for first in range(0, len(functions), _BATCH):
+            batch = slice(first, first + _BATCH)
+            try:
+                columns = self._plain_columns(functions[batch], kinds, batch)
+            except Exception:  # as above
+                continue
+            _combine_plain(*columns, settle, found)
+        return found
+
+    def _plain_columns(
+        self, functions: Sequence[Function], kinds: Kinds, batch: slice
+    ) -> tuple[list[Hashable], Iterable[bytes], list[Sequence[Any]]]:
+        """Return of those ``functions`` that are plain the ids, the contents and the inputs; see :meth:`read_plain`."""
+        ids = [function.id for function in functions]
+        named = [(*each, *each.values()) if each else () for each in kinds.kwargs[batch]]
+        keys: list[Any] = [*zip(map(id, kinds.codes[batch]), kinds.of[batch], strict=True)]
+        args = kinds.args[batch]
+        columns: tuple[list[Any], ...] = ids, [*map(tuple, kinds.extra_args[batch])], named
+        are_plain = [type(function) is Function for function in functions]
+        if not SPECIAL.isdisjoint(map(type, chain.from_iterable(args))):
+            are_plain = [*map(and_, are_plain, [SPECIAL.isdisjoint(map(type, each)) for each in args])]
+        for column in columns:
+            are_plain = [*map(and_, are_plain, are_leaves(column))]
+        ids, extra_args, named, keys, args = ([*compress(column, are_plain)] for column in (*columns, keys, args))
+        of_key = dict(zip(keys, compress(functions, are_plain), strict=True))
+        shared = {key: self._share(function, key[1]) for key, function in of_key.items()}
         values: Iterable[Any] = zip(ids, map(len, args), extra_args, named, strict=True)
         plain = [*map(marshal.dumps, values, repeat(2))]
         before = {length: (len(_PLAIN) + length).to_bytes(8, "little") + _PLAIN for length in set(map(len, plain))}
         ends = [*map(shared.__getitem__, keys)]
         bodies = map(before.__getitem__, map(len, plain)), plain
         parts = zip(map(itemgetter(0), ends), *bodies, map(itemgetter(1), ends), strict=True)
-        return _combine_plain(ids, map(b"".join, parts), args, settle)
+        return ids, map(b"".join, parts), args
 
     def read(self, function: Function, kind: int) -> _Reading:
         """Return what ``function``, of that kind, consists of, or why that is unknown."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from itertools import chain
-from operator import methodcaller
 from typing import Any
 
 NBYTES = 16
+#: Copies the state of a hash that has seen nothing, which takes half as long as making one.
+_new_state = blake2b(digest_size=NBYTES).copy
 _MAX_LEAF_LENGTH = 1024
 MAX_TUPLE_LENGTH = 16
 _NUMBERS = frozenset({type(None), bool, int, float, complex, type(...)})
@@ -38,8 +38,9 @@ def are_leaves(things: Sequence[Any]) -> Sequence[bool]:
     """Return what :func:`is_leaf` does of each of ``things``; where all are numbers, it looks at their types alone."""
     kinds = set(map(type, things))
     is_sure = _NUMBERS.issuperset(kinds)
-    if kinds == {tuple} and max(map(len, things)) <= MAX_TUPLE_LENGTH:
-        is_sure = _NUMBERS.issuperset(map(type, chain.from_iterable(things)))
+    if kinds == {tuple}:
+        is_short = not any(things) or max(map(len, things)) <= MAX_TUPLE_LENGTH
+        is_sure = is_short and _NUMBERS.issuperset(map(type, chain.from_iterable(things)))
     return [True] * len(things) if is_sure else [*map(is_leaf, things)]
 
 
@@ -63,12 +64,19 @@ def vars_of(module: object) -> dict[str, Any]:
 
 def hashed(content: Any) -> bytes:
     """Return the digest of ``content``, a bytes-like object: NBYTES bytes of BLAKE2b."""
-    return blake2b(content, digest_size=NBYTES).digest()
+    state = _new_state()
+    state.update(content)
+    return state.digest()
 
 
-def all_hashed(contents: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what :func:`hashed` returns of each of ``contents``."""
-    return map(methodcaller("digest"), map(partial(blake2b, digest_size=NBYTES), contents))
+def all_hashed(contents: Iterable[bytes]) -> list[bytes]:
+    """Return what :func:`hashed` returns of each of ``contents``."""
+    digests = []
+    for content in contents:
+        state = _new_state()
+        state.update(content)
+        digests.append(state.digest())
+    return digests
 
 
 def kind_of(thing: object) -> str:

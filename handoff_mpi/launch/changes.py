@@ -12,7 +12,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import Fingerprints
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import counted, show
-from handoff_mpi.launch.rerun import Rerun
+from handoff_mpi.launch.rerun import Rerun, with_blocks
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.results.history import History
 from handoff_mpi.suggestions import did_you_mean
@@ -74,8 +74,8 @@ class Acceptance:
         """Return in words which values of the functions ``ids`` are taken over; empty if none is."""
         kept = [self._plan.number_of[id] for id in ids]
         arrays = [task for task in kept if task in self._plan.arrays]
-        functions = sum(task in resumed.rest for task in kept) - sum(task in resumed.rest for task in arrays)
-        elements = sum(len(resumed.array_values[task]) for task in arrays)
+        functions = sum(resumed.keeps(task) for task in kept if task not in self._plan.arrays)
+        elements = sum(len(resumed.elements_kept(task)) for task in arrays)
         return in_words(self._plan, functions, arrays, elements) if functions or elements else ""
 
     def _why_nothing(self, resumed: Resumed) -> str:
@@ -100,17 +100,17 @@ class Acceptance:
 
 
 def _ids_meant(plan: Plan, accepted: Collection[Hashable]) -> set[Hashable]:
-    meant, wanted = set(), set(accepted)
+    meant, wanted = set[int](), set(accepted)
     if wanted:
         for task, id in enumerate(plan.ids):
             if id in wanted or plan.code_names[plan.specs[task].code] in wanted:
-                meant.add(id)
+                meant.add(task)
     unknown = [name for name in accepted if name not in plan.number_of and name not in plan.code_names]
     if unknown:
         what = f"accept_changes names {show(unknown[0])}{f' and {len(unknown) - 1:,} more' if len(unknown) > 1 else ''}"
         hint = did_you_mean(unknown[0], plan.number_of) or did_you_mean(unknown[0], dict.fromkeys(plan.code_names))
         raise UsageError(f"{what}, which is neither a function of the DAG nor the name of a code{hint}")
-    return meant
+    return {plan.ids[task] for task in with_blocks(meant, plan)}
 
 
 def is_acceptable(reason: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import shown
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, Plan
@@ -93,9 +92,7 @@ class EarlierLaunches:
         found = []
         for task, array in self._plan.arrays.items():
             if array.source is not None:  # those that take its elements follow
-                have = IntervalSet()
-                for each in self.resumed.earlier_elements.get(task, ()):
-                    have.update(each.values.have)
+                have = self.resumed.elements_kept(task)
                 many = f"{counted(len(have), 'element')} {'has a value' if len(have) == 1 else 'have values'}"
                 kept = f"{many}, kept where the iterables give the same again" if have else "no element has a value"
                 found.append(f"of {shown(self._plan.ids[task])} {kept}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.element_names import intervals_named, split_name
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.links import OWN
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
@@ -48,7 +49,14 @@ def read_rerun(names: Collection[Hashable], plan: Plan) -> Rerun:
         hint = did_you_mean(unknown[0], plan.number_of)
         more = f" and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
         raise UsageError(f"rerun names {show(unknown[0])}{more}, which the DAG does not hold{hint}")
+    rerun.tasks = with_blocks(rerun.tasks, plan)
     return rerun
+
+
+def with_blocks(tasks: Collection[int], plan: Plan) -> set[int]:
+    """Return ``tasks``, and of those that fold values whose number is not known the arrays that fold blocks."""
+    folds = plan.folds_of_windowed.intersection(tasks)
+    return {*tasks, *(link.source for fold in folds for link in plan.arrays[fold].links if link.source != OWN)}
 
 
 def _add_elements(rerun: Rerun, name: Hashable, plan: Plan) -> bool:

@@ -64,6 +64,19 @@ class Resumed:
     unknown: set[int] = field(default_factory=set)
     later: Resumed | None = None
 
+    def keeps(self, task: int) -> bool:
+        """Whether a function is taken over, or may be once all elements of windowed arrays have come."""
+        return task in self.rest or (self.later is not None and task in self.later.rest)
+
+    def elements_kept(self, array: int) -> IntervalSet:
+        """Return the elements of an array that are taken over, or may be when elements of windowed arrays come."""
+        found = IntervalSet(self.array_values[array].have)
+        if self.later is not None:
+            found.update(self.later.array_values[array].have)
+        for each in self.earlier_elements.get(array, ()):
+            found.update(each.values.have)
+        return found
+
     def launches_of(self, tasks: Collection[int]) -> set[int]:
         """Return the launches that computed what is taken over of some tasks."""
         functions = {self.done[task].epoch for task in tasks if task in self.done}

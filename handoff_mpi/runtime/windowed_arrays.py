@@ -147,7 +147,8 @@ class WindowedArray:
         """Return what is reported of an exception of the iterables."""
         report, count = describe(error), self._window.count
         when = f"after {counted(count, 'element')}, and more may have been meant" if count else "before an element came"
-        return report._replace(message=f"its iterables raised {when}: {report.message}")
+        why = f": {report.message}" if report.message else ""
+        return report._replace(message=f"its iterables raised {when}{why}")
 
     def _add(self, part: list[object]) -> None:
         """Take in elements of one block; where one cannot be sent to a rank, those before it."""

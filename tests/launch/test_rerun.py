@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from operator import add
 
 import pytest
 
-from handoff_mpi import UsageError
+from handoff_mpi import DAG, Function, UsageError
+from handoff_mpi.dag import Plan
 from handoff_mpi.launch.rerun import read_rerun
 
-PLAN = SimpleNamespace(
-    number_of={"fit": 0, "sweep": 1, ("all", 2): 2}, arrays={1: SimpleNamespace(count=10, window=None)}
-)
+
+def plan_of():
+    dag = DAG("rerun")
+    dag.add_function(Function("fit", [], list))
+    dag.map(abs, range(10), id="sweep")
+    dag.add_function(Function(("all", 2), [], list))
+    dag.reduce(add, dag.map(abs, iter([1]), window=4, id="pulled"), id="sum")
+    plan = Plan()
+    plan.add(dag)
+    return plan
+
+
+PLAN = plan_of()
 
 
 def test_functions_and_whole_arrays_are_named_by_their_ids():
     rerun = read_rerun(["fit", ("all", 2), "sweep"], PLAN)
     assert (rerun.tasks, rerun.elements, rerun.named) == ({0, 1, 2}, {}, {0, 1, 2})
+
+
+def test_a_fold_of_a_windowed_array_is_named_with_the_blocks_that_it_folds():
+    blocks, fold = PLAN.number_of["sum-blocks"], PLAN.number_of["sum"]
+    assert read_rerun(["sum"], PLAN).tasks == {blocks, fold}
+    assert read_rerun(["sum-blocks"], PLAN).tasks == {blocks}
 
 
 @pytest.mark.parametrize(

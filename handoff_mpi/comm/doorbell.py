@@ -43,6 +43,7 @@ class Doorbell:
         self.address: bytes = address
         self._others: dict[int, bytes] = {}
         self._awake_until: dict[int, float] = {}
+        self._looked_at = 0.0
 
     def can_ring(self, addresses: Mapping[int, bytes]) -> None:
         """Add doorbells of this host: rank to address."""
@@ -62,10 +63,15 @@ class Doorbell:
         except OSError:  # (contextlib.suppress takes as long as the call)
             pass  # the process has ended, or the queue is full of earlier rings, which will wake the rank as well
 
+    def looked(self) -> None:
+        """Note that this rank has looked for messages: one that it finds later has come since."""
+        self._looked_at = time.monotonic()
+
     def hear_from(self, rank: int) -> None:
-        """Note that ``rank`` has just sent a message, so it is awake and need not be rung."""
-        if rank in self._others:
-            self._awake_until[rank] = time.monotonic() + AWAKE_S
+        """Note a message of ``rank``: if that was sent just now, the rank is awake and need not be rung."""
+        now = time.monotonic()
+        if rank in self._others and now < self._looked_at + AWAKE_S:
+            self._awake_until[rank] = now + AWAKE_S
 
     def fileno(self) -> int:
         """Return a descriptor that becomes readable when a rank rings the doorbell."""

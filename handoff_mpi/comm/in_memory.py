@@ -34,7 +34,7 @@ class MemoryTransport:
     """One rank's transport. It copies each message, as a network would, so that ranks share no objects."""
 
     doorbell: Doorbell | None = None
-    is_transferring = False
+    is_transferring = all_rings = False
 
     def __init__(self, network: MemoryNetwork, rank: int) -> None:
         self._network = network

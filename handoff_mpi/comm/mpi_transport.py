@@ -99,6 +99,7 @@ class MPITransport:
         self._transfers = 0
         self._dead: set[int] = set()
         self._abandoned: list[_Incoming | _Outgoing] = []  # kept alive: MPI may still access their memory
+        self._is_rung_by_all = False
         self.doorbell = self._create_doorbell()
 
     def _create_doorbell(self) -> Doorbell | None:
@@ -112,6 +113,7 @@ class MPITransport:
         here.Free()
         if doorbell is not None:
             doorbell.can_ring({rank: address for rank, address in known.items() if address and rank != self.rank})
+            self._is_rung_by_all = len(known) == self.size and all(known.values())
         return doorbell
 
     # -- collective operations, for use before a run sends messages -----------------------------------
@@ -190,6 +192,8 @@ class MPITransport:
         if self._arrived:
             arrived += self._arrived
             self._arrived = []
+        if self.doorbell is not None:
+            self.doorbell.looked()
         return arrived
 
     def _receive(self, message: Any, status: Any, arrived: list[Envelope | RankFailed]) -> None:
@@ -279,6 +283,11 @@ class MPITransport:
         if self._incoming or (self._outgoing and any(len(outgoing.requests) > 1 for outgoing in self._outgoing)):
             return True
         return bool(self._held) and time.monotonic() < self._awaited_until
+
+    @property
+    def all_rings(self) -> bool:
+        # MPI may send a large message in parts, when this rank looks.
+        return self._is_rung_by_all and not self._outgoing
 
     def flush(self, timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s

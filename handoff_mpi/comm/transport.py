@@ -97,6 +97,11 @@ class Transport(Protocol):
         """Whether large buffers are in transit, in or out: then the rank should keep polling instead of sleeping."""
         ...
 
+    @property
+    def all_rings(self) -> bool:
+        """Whether nothing arrives that does not ring the doorbell, and no message needs looks of this rank to leave."""
+        ...
+
     def flush(self, timeout_s: float) -> bool:
         """Wait until all messages have been sent; return False if ``timeout_s`` seconds were not enough."""
         ...

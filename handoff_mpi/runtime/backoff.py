@@ -23,6 +23,8 @@ MAX_SLEEP_S = 0.012
 #: A sleep is at most this share of the time nothing has happened. Two loops that wait for each other then wake ever
 #: sooner, down to the spin; with sleeps that merely grow, each would keep the other asleep for ever.
 _SLEEP_SHARE = 1 / 8
+#: Where all that may come rings, looks are for a ring that was left out: its sender took this rank to be awake.
+_RUNG_SLEEP_SHARE = 1 / 2
 _FD_SETSIZE = 1024
 
 _offset = time.time() - time.monotonic()
@@ -82,11 +84,15 @@ class Backoff:
             return True
         return False
 
-    def sleep(self, until: float, wake: Sequence[object] = ()) -> None:
-        """Sleep a little, not beyond ``until``; anything readable in ``wake`` ends it at once."""
+    def sleep(self, until: float, wake: Sequence[object] = (), all_rings: bool = False) -> None:
+        """Sleep a little, not beyond ``until``; anything readable in ``wake`` ends it at once.
+
+        Args:
+            all_rings: see :attr:`~handoff_mpi.comm.transport.Transport.all_rings`.
+        """
         now = self._idle_until
         idle_s = now - self._idle_since
-        sleep_s = min(max(_MIN_SLEEP_S, idle_s * _SLEEP_SHARE), MAX_SLEEP_S)
+        sleep_s = min(max(_MIN_SLEEP_S, idle_s * (_RUNG_SLEEP_SHARE if all_rings else _SLEEP_SHARE)), MAX_SLEEP_S)
         seconds = max(0.0, min(sleep_s, until - now))
         doorbell = self._doorbell
         if doorbell is not None:

@@ -196,9 +196,10 @@ class SchedulerLoop:
                 continue
             wake = [] if self.windowed is None else [self.windowed]
             if worker is None:
-                backoff.sleep(wakeup, wake)
+                backoff.sleep(wakeup, wake, self.transport.all_rings)
             else:
-                backoff.sleep(min(wakeup, worker.machine.next_wakeup()), [*worker.sockets(), *wake])
+                until = min(wakeup, worker.machine.next_wakeup())
+                backoff.sleep(until, [*worker.sockets(), *wake], self.transport.all_rings)
 
     def _turn(self, arrived: Sequence[Envelope | RankFailed]) -> list[Envelope]:
         """Let the coordinator act until no event is left; return the messages for rank 0's own worker."""

@@ -90,7 +90,7 @@ def serve_run(
                     backoff.was_busy()
                     continue
                 if not backoff.spin(was_busy, transport.is_transferring or driver.is_hasty):
-                    backoff.sleep(driver.machine.next_wakeup(), driver.sockets())
+                    backoff.sleep(driver.machine.next_wakeup(), driver.sockets(), transport.all_rings)
     finally:
         target.current = None
         if progress_thread is not None:

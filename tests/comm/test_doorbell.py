@@ -47,10 +47,20 @@ def test_who_is_awake_is_not_rung(doorbells):
     one.ring(1)
     assert not is_rung(other), "it was rung just now"
     now[0] += doorbell.AWAKE_S
+    one.looked()
     one.hear_from(1)
     one.ring(1)
     assert not is_rung(other), "it has sent something just now"
     now[0] += doorbell.AWAKE_S
+    one.ring(1)
+    assert is_rung(other)
+
+
+def test_a_message_that_may_have_lain_here_for_long_does_not_say_that_its_sender_is_awake(doorbells):
+    one, other, now = doorbells
+    one.looked()
+    now[0] += doorbell.AWAKE_S
+    one.hear_from(1)
     one.ring(1)
     assert is_rung(other)
 
@@ -108,6 +118,7 @@ def main(place):
         else:
             wait_for(sent)
             assert is_rung(end.doorbell)
+            assert end.all_rings
             assert [each.message for each in end.poll()] == [("message", turn)]
             print("found", flush=True)
             seen.touch()

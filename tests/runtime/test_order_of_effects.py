@@ -52,7 +52,7 @@ RANKS = (1, 2, 3)
 class Transport:
     """Its ranks say what ``answer(dest, message)`` returns, at the next poll."""
 
-    rank, size, is_transferring, doorbell = 0, 4, False, None
+    rank, size, is_transferring, all_rings, doorbell = 0, 4, False, False, None
 
     def __init__(self, effects, answer):
         self._effects, self._answer, self._arriving = effects, answer, []

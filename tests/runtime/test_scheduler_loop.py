@@ -41,7 +41,7 @@ LARGE = 10**6
 class Script:
     """A transport whose ranks say what ``answer(dest, message)`` returns, at the next poll."""
 
-    rank, size, is_transferring, doorbell = 0, 9, False, None
+    rank, size, is_transferring, all_rings, doorbell = 0, 9, False, False, None
 
     def __init__(self, answer):
         self.answer = answer

@@ -205,6 +205,31 @@ def test_a_loop_that_sleeps_is_woken_by_the_doorbell(monkeypatch):
         each.close()
 
 
+def test_a_loop_that_is_rung_for_all_that_comes_looks_less_often(monkeypatch):
+    now = [0.0]
+
+    def sleep(wake, seconds):
+        now[0] += seconds
+        return []
+
+    monkeypatch.setattr(backoff, "clock", lambda: now[0])
+    monkeypatch.setattr(backoff, "wait_for", sleep)
+
+    def looks(all_rings):
+        waiting, count = backoff.Backoff(SimpleNamespace()), 0
+        waiting.was_busy()
+        end = now[0] + 0.1
+        while now[0] < end:
+            count += 1
+            if waiting.spin(False, False):
+                now[0] += backoff.SPIN_S
+            else:
+                waiting.sleep(end, (), all_rings)
+        return count
+
+    assert looks(all_rings=True) < looks(all_rings=False) / 2
+
+
 def test_descriptors_of_any_number_can_be_waited_for():
     """select() knows none from 1024 on."""
     one, other = Doorbell(), Doorbell()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import partial
+from operator import itemgetter
 
 from handoff_mpi.binding import find_binding_problem, find_called
 from handoff_mpi.dag.faults import Faults
@@ -18,13 +20,16 @@ from handoff_mpi.signatures import CODEC, find_problem_of_call
 _WITHOUT_CODECS = ATOMS | HANDLES
 
 
-def find_call_problems(functions: Iterable[Function], kinds: Kinds | None = None) -> list[str]:
+def find_call_problems(
+    functions: Iterable[Function], kinds: Kinds | None = None, place_of: Callable[[int], str] | None = None
+) -> list[str]:
     """Return one line for each different problem, an empty list if none is certain.
 
     Functions of one kind that call the same code in the same way are looked at once.
 
     Args:
         kinds: of the functions.
+        place_of: returns the line that added a function, by number; empty if that is not known.
     """
     functions = list(functions)
     kinds = kinds or Kinds(functions)
@@ -32,10 +37,12 @@ def find_call_problems(functions: Iterable[Function], kinds: Kinds | None = None
     columns = kinds.of, map(id, kinds.codes), map(len, kinds.args), map(len, kinds.extra_args), named
     keys = list(zip(*columns, strict=False))
     faults = Faults()
-    first = dict(zip(reversed(keys), reversed(functions), strict=True))
-    for key in dict.fromkeys(keys):
-        for problem in _find_problems_call(first[key]):
-            faults.add(first[key].id, problem, keys.count(key))
+    first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
+    for key, number in sorted(first.items(), key=itemgetter(1)):
+        for problem in _find_problems_call(functions[number]):
+            place = "" if place_of is None else place_of(number)
+            where = f" (it was added in {place})" if place else ""
+            faults.add_once(problem, functions[number].id, partial(str, f"{problem}{where}"), keys.count(key))
     for consumer, argument in _codecs(functions, kinds):
         for problem in _find_problems_codec(argument):
             faults.add(consumer, problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, overload
@@ -14,6 +15,7 @@ from handoff_mpi.dag.function import DECLARES, Function, input_id
 from handoff_mpi.dag.handle import ArrayHandle, Handle, WindowedHandle
 from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.dag.kinds import Kinds
+from handoff_mpi.dag.places import Places
 from handoff_mpi.dag.validation import find_problems
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -42,6 +44,7 @@ class DAG:
         self.functions: list[Function] = []
         self._by_id: dict[Hashable, Function] = {}
         self._names: dict[str, int] = {}
+        self._places = Places()
         self._tokens: list[Token[DAG | None]] = []
 
     def add_function(self, function: Function) -> Handle:
@@ -57,6 +60,7 @@ class DAG:
             if problem:
                 raise DAGError(f"{show(function.id)} {problem}", where=self._name)
         self._by_id.setdefault(function.id, function)
+        self._places.note(len(self.functions), sys._getframe(1))
         self.functions.append(function)
         return Handle(function.id)
 
@@ -263,7 +267,7 @@ class DAG:
         problem = find_id_problem(self.id)
         problems = [f"the DAG's id {problem}"] if problem else []
         problems += find_problems(self.functions, self._by_id, kinds)
-        problems = problems or find_call_problems(self.functions, kinds)
+        problems = problems or find_call_problems(self.functions, kinds, self._places.of)
         if problems:
             raise DAGError(problems, where=self._name)
         return kinds

@@ -236,6 +236,7 @@ COVERED_BY = {
     "worker/descriptors.py": "runtime/test_output.py",
     "worker/dry_run.py": "worker/test_randomness.py",
     "worker/element_control.py": "worker/test_child_pool.py",
+    "worker/events.py": "worker/test_machine.py",
     "worker/fetching.py": "worker/test_machine.py",
     "worker/held_values.py": "worker/test_machine.py",
     "worker/inputs.py": "worker/test_machine.py",

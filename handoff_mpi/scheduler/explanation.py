@@ -20,8 +20,8 @@ from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, WAITING, State
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probation import Probation
-from handoff_mpi.scheduler.queues import ReadyQueue
-from handoff_mpi.scheduler.ready import ReadyTasks, hold_key
+from handoff_mpi.scheduler.queues import ReadyQueue, hold_key
+from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.refusals import Refusals
 from handoff_mpi.scheduler.slots import SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable

@@ -85,7 +85,7 @@ TABLE = [[int(TRANSITIONS.get((state, cause), -1)) for cause in Cause] for state
 
 def mermaid() -> str:
     """Return the table as a Mermaid state diagram."""
-    lines = ["stateDiagram-v2", "    [*] --> WAITING"]
+    lines = ["stateDiagram-v2", "    [*] --> WAITING", "    [*] --> READY: no inputs"]
     arrows: dict[tuple[State, State], list[str]] = {}
     for (state, cause), then in TRANSITIONS.items():
         arrows.setdefault((state, then), []).append(cause.name.lower().replace("_", " "))

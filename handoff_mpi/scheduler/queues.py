@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from handoff_mpi.allocation import Ledger, RequestClass
+from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources.amounts import GPU, GPU_MEMORY
 
 if TYPE_CHECKING:
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
 
 #: Higher priority first (negated), then the older head.
 Order: TypeAlias = "tuple[int, int]"
+#: Tasks of one cost, bound to the same place: what the user's tracker is taken to answer alike.
+HoldKey: TypeAlias = "tuple[tuple[tuple[str, int], ...], int | str | None, int | None]"
 #: A queue may be skipped this often, and this often for each rank of the job (of its host, if it is bound to one); or
 #: by as many tasks that took what it lacks, and as many for each rank where it could run.
 MIN_SKIPS = 16
 SKIPS_PER_RANK = 3
+
+
+def hold_key(spec: TaskSpec) -> HoldKey:
+    """Return what a task is held by, once the tracker has refused it."""
+    return tuple(spec.cost.items()), spec.pin, spec.group
 
 
 class Ordered(Protocol):

@@ -10,25 +10,17 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any
 
 from handoff_mpi.allocation import Ledger, RequestClass
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import Amounts
 from handoff_mpi.scheduler.avoidance import Avoidance
 from handoff_mpi.scheduler.groups import CollocatedGroups
-from handoff_mpi.scheduler.queues import ReadyQueue, ServingOrder
-
-#: Tasks of one cost, bound to the same place: what the user's tracker is taken to answer alike.
-HoldKey: TypeAlias = "tuple[tuple[tuple[str, int], ...], int | str | None, int | None]"
+from handoff_mpi.scheduler.queues import HoldKey, ReadyQueue, ServingOrder, hold_key
 
 #: Whether a queue is the most urgent one is found by comparing it with at most this many others.
 MAX_COMPARED = 16
-
-
-def hold_key(spec: TaskSpec) -> HoldKey:
-    """Return what a task is held by, once the tracker has refused it."""
-    return tuple(spec.cost.items()), spec.pin, spec.group
 
 
 class ReadyTasks:
@@ -119,7 +111,7 @@ class ReadyTasks:
 
     def _stop_leading(self, task: int) -> None:
         """``task`` no longer leads its group, if it did: another member that is offered does."""
-        self._put_all(self.groups.release_from(task))
+        self.put_all(self.groups.release_from(task))
 
     def is_like(self, task: int, queue: ReadyQueue) -> bool:
         """Whether ``task`` would be put into ``queue``; False if it has wishes as to where it runs."""
@@ -345,14 +337,14 @@ class ReadyTasks:
             self._dequeue(leader)
             self.put(leader, first=True)
             if group in self.groups.bound:
-                self._put_all(self.groups.release(group))
+                self.put_all(self.groups.release(group))
 
     def bind(self, task: int, rank: int) -> bool:
         """The first task of a collocated group to be placed binds the others to its rank; return whether it does."""
         waiting = self.groups.bind(task, rank)
         if waiting is None:
             return False
-        self._put_all(waiting)
+        self.put_all(waiting)
         return True
 
     def unbind(self, rank: int) -> None:
@@ -391,9 +383,18 @@ class ReadyTasks:
             for task in tasks:
                 self.put(task)
 
-    def _put_all(self, tasks: list[int]) -> None:
+    def put_all(self, tasks: Iterable[int]) -> None:
+        """Put tasks at the ends of their queues; neighbours mostly share their specification, and so their queue."""
+        like, queue = None, None
         for task in tasks:
+            spec = self._specs[task]
+            if queue is not None and spec is like and task not in self._failed_on:
+                queue.tasks.append(task)
+                continue
             self.put(task)
+            like, queue = spec, None if self.held else self._simple.get((id(spec.cost), spec.priority))
+            if queue is not None and not self.is_like(task, queue):
+                queue = None
 
     def _queue(self, cost: RequestClass, priority: int) -> ReadyQueue:
         key = (cost.number, priority)

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.scheduler.events import Refused
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY
-from handoff_mpi.scheduler.ready import ReadyTasks, hold_key
+from handoff_mpi.scheduler.queues import hold_key
+from handoff_mpi.scheduler.ready import ReadyTasks
 
 #: Seconds until a tracker that has refused is asked again: they double from the first to the second.
 MIN_POLL_S = 0.05

@@ -51,12 +51,11 @@ class TaskTable:
 
     def __init__(self, ready: ReadyTasks, specs: list[TaskSpec]) -> None:
         self.specs = specs
-        self.state = bytearray()
+        self.state, self.at_rank0 = bytearray(), bytearray()
         self.attempts: list[int] = []
         self.missing: list[int] = []
         self.children: list[list[int] | tuple[()]] = []
         self.consumers_left: list[int] = []
-        self.at_rank0 = bytearray()
         self.holders: dict[int, list[int]] = {}
         self.held: dict[int, dict[int, None]] = {}
         self.nbytes: dict[int, int] = {}
@@ -159,13 +158,19 @@ class TaskTable:
             self.missing[number] = 1
         for task, rest in (restored or {}).items():
             self.restore(task, rest)
-        is_first = not first and not restored
+        ready: list[int] = []  # from the start, as they take no values
         for task in new:
             inputs = self.specs[task].inputs
-            if is_first and inputs:  # nothing is done yet, so it waits for them all
+            if not inputs and self.state[task] == WAITING:
+                self.state[task] = READY
+                ready.append(task)
+            elif not (first or restored):  # nothing is done yet, so it waits for them all
                 self.missing[task] = len(inputs)
             else:
+                self._ready.put_all(ready)
+                ready.clear()
                 self.ready_or_waiting(task)
+        self._ready.put_all(ready)
         if first:  # a value that nobody needed may be needed again
             wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
             self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
@@ -214,14 +219,10 @@ class TaskTable:
             self.skip([task])
 
     def done(self, task: int, rank: int, is_inline: bool, nbytes: int, is_persisted: bool) -> None:
-        """A dispatched task ended well: its children may be ready now.
+        """A dispatched task ended well on ``rank``: its children may be ready now.
 
-        Args:
-            task: its number.
-            rank: where it ran.
-            is_inline: whether its value came to rank 0; else it is on ``rank``.
-            nbytes: the size of its value.
-            is_persisted: whether that lies in a file as well.
+        Its value, of ``nbytes`` bytes, came to rank 0 if it ``is_inline``; else it is on ``rank``, and also lies in a
+        file if it ``is_persisted``.
         """
         self.move(task, Cause.OK, rank)
         self.open -= 1

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from handoff_mpi.messages import Buffers, ErrorReport, LeaseElements, LeaseReport, Message
 from handoff_mpi.serialization import Payload
 
 
-@dataclass(slots=True, eq=False)
 class QueuedCall:
     """One attempt of a task at this rank.
+
+    It is no dataclass: most calls keep most of the defaults, which take no time as attributes of the class.
 
     Attributes:
         sources: ``(task, codec, payload or None, holders)`` of each value it takes.
@@ -24,6 +25,7 @@ class QueuedCall:
         started: when its call began, in seconds.
         is_reported: whether rank 0 knows that it runs.
         is_ahead: whether the child that is to run it was sent it, ahead of its turn.
+        is_overdue: whether it has used up its time, and its child is being ended.
         promised_nbytes: how much memory its result and copies of its inputs are expected to take, while it runs.
         elements: the elements of an array that it computes; None for a function.
         element: the index of the element that ran when that was last reported, for a lease with a timeout; else -1.
@@ -33,30 +35,40 @@ class QueuedCall:
         left_from: the elements from this index on were reported as left; None if none was.
     """
 
-    task: int
-    attempt: int
-    id: object
-    call_template: Any
-    sources: tuple[Any, ...]
-    timeout_s: float | None
-    flags: int
-    slot: int
-    claim: Any
-    waiting: int = 0
-    fetched: dict[object, tuple[Payload, int]] = field(default=None)  # type: ignore[arg-type]
-    wants: list[int] = field(default=())  # type: ignore[arg-type]
-    is_here: bool = True
-    started: float = 0.0
-    is_reported: bool = False
-    is_ahead: bool = False
-    is_overdue: bool = False
-    promised_nbytes: int = 0
+    fetched: dict[object, tuple[Payload, int]]
+    wants: list[int] = ()  # type: ignore[assignment]
+    waiting = 0
+    is_here = True
+    started = 0.0
+    is_reported = is_ahead = is_overdue = is_stopping = False
+    promised_nbytes = 0
     elements: LeaseElements | None = None
-    element: int = -1
-    element_started: float = 0.0
-    part_due: float = 0.0
-    is_stopping: bool = False
+    element = -1
+    element_started = 0.0
+    part_due = 0.0
     left_from: int | None = None
+
+    def __init__(
+        self,
+        task: int,
+        attempt: int,
+        id: object,
+        call_template: Any,
+        sources: tuple[Any, ...],
+        timeout_s: float | None,
+        flags: int,
+        slot: int,
+        claim: Any,
+    ) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.id = id
+        self.call_template = call_template
+        self.sources = sources
+        self.timeout_s = timeout_s
+        self.flags = flags
+        self.slot = slot
+        self.claim = claim
 
 
 # -- events ---------------------------------------------------------------------------------------

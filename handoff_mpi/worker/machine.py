@@ -227,7 +227,8 @@ class Worker:
                 work = QueuedCall(task, attempt, id, call_template, sources, timeout_s, flags, slot, claim)
                 here[task] = work
                 queue.append(work)
-                work.elements = elements
+                if elements is not None:
+                    work.elements = elements
                 if sources:
                     work.fetched, work.wants = {}, []
                 _, _, _, constants, *_ = call_template

@@ -197,7 +197,10 @@ class Dialogue:
         return [event]
 
     def _replay(self, rows):
-        self._states += [State.WAITING] * (len(self.scheduler.tasks.state) - len(self._states))
+        new = self.scheduler.specs[len(self._states) :]
+        self._states += [State.WAITING if spec.inputs else State.READY for spec in new]
+        for number in [number for number, _, cause, _, _, _ in rows if cause == Cause.RESTORED]:
+            self._states[number] = State.WAITING
         leases, selections = self.scheduler.tasks.leases, self.scheduler.tasks.selections
         for number, then, cause, _, _, _ in rows:
             if number < 0:

@@ -9,7 +9,9 @@ from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
 def calls(count):
     """A child's calls, the first in its turn and the others ahead."""
-    works = [QueuedCall(task, 1, task, (), (), None, 0, 0, (1.0, ()), is_ahead=task > 0) for task in range(count)]
+    works = [QueuedCall(task, 1, task, (), (), None, 0, 0, (1.0, ())) for task in range(count)]
+    for work in works[1:]:
+        work.is_ahead = True
     sent = SentCalls()
     sent.sent(works)
     return sent, works

@@ -144,21 +144,13 @@ def _status(launch: Launch) -> tuple[str, str]:
 
 
 def _stale(history: History, launch: Launch) -> set[int]:
-    """Return the tasks whose values are of earlier launches, and perhaps of other elements of windowed arrays."""
-    stack = [task for task in launch.arrays if history.arrays[launch.identity(task)][-1].folds_windowed]
-    if not stack:
-        return set()
-    children: dict[int, list[int]] = {}
-    for task, row in enumerate(launch.tasks):
-        for each in row[3]:
-            children.setdefault(each, []).append(task)
-    found: set[int] = set()
-    while stack:
-        new = {*children.get(stack.pop(), ())} - found
-        found |= new
-        stack += new
-    done = {task: history.done.get(launch.identity(task)) for task in found - launch.restored}
-    return {task for task, each in done.items() if each is not None and each.epoch != launch.epoch}
+    """Return the tasks whose values are of earlier launches, which the last one has not taken over.
+
+    It meant to make them again, as something that they take was to run again, or may have had other elements.
+    """
+    done = {task: history.done.get(launch.identity(task)) for task in range(len(launch.tasks))}
+    old = {task for task, each in done.items() if each is not None and each.epoch != launch.epoch}
+    return old - launch.restored
 
 
 def _take(prepared: PreparedResults, history: History, launch: Launch, task: int, is_stale: bool) -> None:

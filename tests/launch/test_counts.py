@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from operator import add
 
 import pytest
 
-from handoff_mpi import DAG, Argument, Function, execute, load
+from handoff_mpi import DAG, Argument, Fixed, Function, execute, load
+from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.results.story_reader import read_story
 from handoff_mpi.verbs.run_explanation import explain_run, run_explanation_lines
 from handoff_mpi.visualization.report.tables import state_counts
@@ -115,3 +117,30 @@ def test_all_count_alike(declare, tmp_path):
     assert explained["counts"] == {**counts, "running": 0}
     assert ("No function has failed" in "\n".join(run_explanation_lines(explained))) == (not results.errors)
     assert state_counts(story) == {name: count for name, count in counts.items() if count or name == "done"}
+
+
+def test_what_a_failed_rerun_has_skipped_has_no_value(tmp_path, monkeypatch):
+    """Its value of the launch before was made of another value."""
+
+    def first():
+        if "FAILS" in os.environ:
+            raise ValueError("it fails this time")
+        return 1
+
+    def made():
+        dag = DAG("rerun")
+        handle = dag.add_function(Function("first", [], first, max_retries=0))
+        dag.add_function(Function("second", [handle], abs))
+        dag.map(pow, range(3), Fixed(handle), id="powers")
+        dag.add_function(Function("other", [], list))
+        return dag
+
+    execute(made(), run_dir=tmp_path)
+    monkeypatch.setenv("FAILS", "1")
+    results = execute(made(), run_dir=tmp_path, check=False, rerun=["first"])
+    for each in (results, load(tmp_path)):
+        assert each.counts() == {"done": 1, "failed": 1, "skipped": 4, "waiting": 0}
+        assert {*each} == {"other", "powers"}
+        assert each["powers"].get(0) is None
+        with pytest.raises(ValueUnavailable, match="was skipped: a function it depends on failed"):
+            each["second"]

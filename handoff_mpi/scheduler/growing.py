@@ -89,9 +89,12 @@ class GrowingArrays:
 def _follow(array: Array, sources: list[Array]) -> int:
     """Take in how many elements the sources of an array have; return that number."""
     taken = min(each.count for each in sources)
+    is_cut = any(each.is_cut for each in sources)
     if array.spec.fan_in is None:
-        array.count = -(-taken // array.spec.links[0].block)
-    if any(each.is_cut for each in sources):
+        block = array.spec.links[0].block
+        # Where more elements were meant, nobody takes the value of a block that lacks some of them.
+        array.count = taken // block if is_cut else -(-taken // block)
+    if is_cut:
         array.cut()
     else:
         array.is_open = any(each.is_open for each in sources)

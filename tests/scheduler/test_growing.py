@@ -87,7 +87,7 @@ def test_what_takes_elements_of_an_array_whose_iterables_fail_is_skipped_and_com
     known.tell(ElementsPulled(0, count, (), True, ErrorReport("OSError", "torn")))
     end_all(run, known)
     assert run.status == "failed" and run.states.startswith("FAILED SKIPPED SKIPPED SKIPPED SKIPPED")
-    assert states_of(run)[1] == (count, 0, 0) and states_of(run)[2] == (-(-count // FAN_IN), 0, 0)
+    assert states_of(run)[1] == (count, 0, 0) and states_of(run)[2] == (count // FAN_IN, 0, 0)
 
 
 def test_an_element_that_fails_takes_along_what_takes_it_alone():

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from handoff_mpi.arrays.intervals import Interval
 from handoff_mpi.console import print_message
 from handoff_mpi.formatting import type_name
 from handoff_mpi.launch.checked_run import CheckedRun
 from handoff_mpi.launch.earlier_launches import EarlierLaunches
+from handoff_mpi.launch.late_values import LateValues
 from handoff_mpi.launch.run_files import RunFiles
 from handoff_mpi.launch.start_line import resume_text, shown_path
 from handoff_mpi.resources import Capability
@@ -95,6 +95,9 @@ class BegunRun:
         self.key_of: Callable[[int], Key] = partial(_key, self.resumed.keys, self.name)
         self.journal_writer = self._begin_journal(journal, hosts, earlier)
         self.home = self._make_home()
+        self._late_values = LateValues(
+            checked.plan, self.resumed, self.journal_writer, lambda task, value: self.home.put((self.name, task), value)
+        )
 
     def _describe(self, launch: int) -> dict[str, Any]:
         run, path = self.checked, self.files.path
@@ -155,33 +158,14 @@ class BegunRun:
             home.put((self.name, task), payload)
         return home
 
-    def take_over_later(self, launches: Collection[int]) -> Restored:
-        """Take over what depends on all elements of windowed arrays, if it is of launches in which these were the same.
-
-        Returns:
-            The event of it.
-        """
-        resumed, later = self.resumed, self.resumed.later
-        resumed.later = None  # what is not taken over now never is
-        if later is None or later.launches_of(resumed.unknown) - {*launches}:
-            return Restored({})
-        tasks = {task: there for task, there in later.rest.items() if task in resumed.unknown}
-        for task in tasks:
-            if task in later.done:
+    def take_over_later(self, same: Mapping[int, Collection[int]]) -> Restored:
+        """Take over what depends on folds of windowed arrays; see :meth:`LateValues.take_over`."""
+        found, later = self._late_values.take_over(same), self.resumed.later
+        for task in found.tasks:
+            if later is not None and task in later.done:
                 self.recorder.restored(task, later.done[task])
-            if task in later.payloads:
-                self.home.put((self.name, task), later.payloads[task])
-            if task in later.keys:
-                resumed.keys[task] = later.keys[task]
-        elements: dict[int, Sequence[Interval]] = {}
-        for number in later.elements.keys() & resumed.unknown:
-            values = later.array_values[number]
-            elements[number] = resumed.array_values[number].take(values, 0, values.count)
-            for launch, intervals in later.elements[number]:
-                self.journal_writer.elements_restored(number, launch, intervals)
-        self.journal_writer.restored(tasks)
-        self.progress.restored += tasks
-        return Restored(elements, tasks)
+        self.progress.restored += found.tasks
+        return found
 
     def make_column_keeper(self) -> ColumnKeeper:
         """Return what decides where columns of arrays rest, in this launch."""

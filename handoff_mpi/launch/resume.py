@@ -45,7 +45,8 @@ class Resumed:
         rerun: the tasks that ``rerun`` names, and all that depend on them.
         unknown: the tasks that depend on all elements of a windowed array: whether they change is known when these
             have come.
-        later: what of these is taken over then, if they have not changed; None if nothing is.
+        later: what of these is taken over if none has changed; None if nothing is: see
+            :mod:`handoff_mpi.launch.late_values`.
     """
 
     rest: dict[int, ValueLocation] = field(default_factory=dict)

@@ -28,9 +28,14 @@ def with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
 
 
 def behind_windowed(plan: Plan) -> set[int]:
-    """Return the tasks that depend on all elements of a windowed array: on a fold of these."""
+    """Return the tasks that depend on all elements of a windowed array: on a fold of these.
+
+    Such a fold is not among them, unless it depends on another one.
+    """
     folds = plan.folds_of_windowed
-    return with_consumers(plan, {*folds}) - folds
+    if not folds:
+        return set()
+    return with_consumers(plan, {task for task, spec in enumerate(plan.specs) if not folds.isdisjoint(spec.needs)})
 
 
 def takes_any(plan: Plan, task: int, array: int, elements: IntervalSet) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from handoff_mpi.arrays.columns import ColumnError
@@ -241,6 +241,32 @@ class WindowedArray:
         self._next_record = now + DIGEST_INTERVAL_S
 
 
+class FoldsTakenOver:
+    """Has what depends on folds of windowed arrays be taken over as these are.
+
+    Args:
+        take_over: called with the folds that are known to be what they were, and the launches in which each was that;
+            takes over what depends on these alone, and returns the event of it.
+    """
+
+    def __init__(self, take_over: Callable[[Mapping[int, Collection[int]]], Restored]) -> None:
+        self._take_over = take_over
+        self._known = 0
+
+    def take(self, arrays: Iterable[WindowedArray], events: Iterable[ElementsPulled | Restored]) -> list[Restored]:
+        """Return the event of what can be taken over after ``events``, if folds are among these.
+
+        Args:
+            arrays: the windowed arrays.
+        """
+        if any(isinstance(event, Restored) for event in events):
+            same = {fold: launches for each in arrays for fold, launches in each.same_launches.items()}
+            if len(same) > self._known:
+                self._known = len(same)
+                return [self._take_over(same)]
+        return []
+
+
 class WindowedArrays:
     """The windowed arrays of a run; the loop of rank 0 asks them in each turn.
 
@@ -250,8 +276,7 @@ class WindowedArrays:
         values: of arrays, by number.
         earlier: array to what earlier launches have computed.
         journal_writer: writes the journal.
-        take_over_later: called once it is known in which earlier launches all folds of their elements were what they
-            are; takes over what depends on these, and returns the event of it.
+        take_over_later: as of :class:`FoldsTakenOver`.
     """
 
     def __init__(
@@ -261,11 +286,10 @@ class WindowedArrays:
         values: Mapping[int, ArrayValues],
         earlier: Mapping[int, Sequence[EarlierElements]],
         journal_writer: JournalWriter,
-        take_over_later: Callable[[Collection[int]], Restored],
+        take_over_later: Callable[[Mapping[int, Collection[int]]], Restored],
     ) -> None:
         self._arrays = arrays
-        self._take_over_later = take_over_later
-        self._folds = plan.folds_of_windowed
+        self._folds = FoldsTakenOver(take_over_later)
         self._is_rung = False
         self._is_closed = False
         self._lock = threading.Lock()
@@ -293,12 +317,7 @@ class WindowedArrays:
             with suppress(BlockingIOError):
                 os.read(self._read, 1024)
         found = [event for each in self._of if each.number in self._arrays for event in each.take(self._arrays, now)]
-        if self._folds and any(isinstance(event, Restored) for event in found):
-            same = {fold: launches for each in self._of for fold, launches in each.same_launches.items()}
-            if same.keys() == self._folds:
-                self._folds = set()
-                found.append(self._take_over_later(set.intersection(*same.values())))
-        return found
+        return found + self._folds.take(self._of, found)
 
     def finish(self) -> None:
         """Note what has come until the end of the run."""
@@ -333,7 +352,7 @@ def windowed_arrays(
     values: Mapping[int, ArrayValues],
     earlier: Mapping[int, Sequence[EarlierElements]],
     journal_writer: JournalWriter,
-    take_over_later: Callable[[Collection[int]], Restored],
+    take_over_later: Callable[[Mapping[int, Collection[int]]], Restored],
 ) -> WindowedArrays | None:
     """Return the windowed arrays of a run; None if it has none."""
     if all(frozen.window is None for frozen in plan.arrays.values()):

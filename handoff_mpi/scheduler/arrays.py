@@ -120,13 +120,20 @@ class Arrays(LeaseTable):
         """Elements and tasks that depend on those of windowed arrays have values of an earlier launch."""
         for number, intervals in event.elements.items():
             self.of[number].restored(intervals)
-            self._supply(number, intervals)
-            self._close(number)
-        waiting = [task for task in sorted(event.tasks) if self._tasks.state[task] == WAITING]
+        waiting = [task for task in sorted(event.tasks) if self._has_not_begun(task)]
         for task in waiting:
             self._tasks.restore(task, event.tasks[task])
+        for number, intervals in event.elements.items():  # arrays that are restored, too, have nothing to begin by now
+            self._supply(number, intervals)
+            self._close(number)
         for task in waiting:
             self._tasks.supply(task)
+
+    def _has_not_begun(self, task: int) -> bool:
+        """Whether a task waits, or is an array all elements of which do so."""
+        if task in self.of and self._tasks.state[task] == READY:
+            return task in self._ready.exhausted and not self.of[task].leases
+        return self._tasks.state[task] == WAITING
 
     # -- leases ----------------------------------------------------------------------------------------
 

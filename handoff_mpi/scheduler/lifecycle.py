@@ -73,6 +73,7 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (WAITING, Cause.INPUT_FAILED): SKIPPED,
     (READY, Cause.INPUT_FAILED): SKIPPED,
     (WAITING, Cause.RESTORED): DONE,
+    (READY, Cause.RESTORED): DONE,
     (READY, Cause.ELEMENTS_DONE): DONE,
     (WAITING, Cause.ELEMENTS_DONE): DONE,
     (WAITING, Cause.GIVEN_UP): FAILED,

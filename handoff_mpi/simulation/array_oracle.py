@@ -51,6 +51,7 @@ class ArrayOracle:
         self._policy = policy
         self.serial = load.serial()
         self._varies = load.find_varying()
+        self._behind_windows, self._shaky = load.find_behind_windows(), load.find_shaky()
         self._launch = 0
         self._spared: dict[int, set[int]] = {}  # the elements of windowed arrays that earlier launches computed
         self._values: Mapping[int, ArrayValues] = {}
@@ -74,27 +75,40 @@ class ArrayOracle:
         self._returned.clear()
         self._doubts.clear()
         self._values, self._launch = values, launch
-        self.serial = self._load.serial()
+        self.serial = self._load.serial(launch)
         for array in values:
             shape = self._load.shape(array)
             if shape.comes is not None:
-                may_be_other = shape.window is None or array in self._varies
-                self._spared[array] = set() if may_be_other else self._find_spared(array, earlier)
+                self._spared[array] = self._find_spared(array, earlier)
+                continue
+            made = {index for each in earlier for index in each.made.get(array, ())}
+            if array in self._behind_windows:  # whether these are what they were is known later
+                assert not values[array].have, f"array {array} begins with {values[array].have}"
+                self._spared[array] = set() if array in self._shaky else made
                 continue
             known = {index for start, stop in values[array].have for index in range(start, stop)}
-            made = {index for each in earlier for index in each.made.get(array, ())}
             is_right = known <= made if array in self._varies else known == made
             assert is_right, f"array {array} begins with {known}, not with {made}"
             self._look_at_values(array)
 
     def _find_spared(self, array: int, earlier: Sequence[EarlierArrays]) -> set[int]:
-        """Return the elements of a windowed array that need not run again, as they are the same and can be compared."""
-        window, spared = self._load.shape(array).window, set()
-        assert window is not None
+        """Return the elements of an array that need not run again, as they are the same and can be compared."""
+        shape, spared = self._load.shape(array), set[int]()
+        window = shape.window
+        if array in self._varies | self._behind_windows:
+            return spared
+        if window is None:  # once all have come it is known that each is the same
+            roots = [each for each in self._values if self._load.shape(each).window is shape.root]
+            whole = [each for each in earlier if each.whole.issuperset(roots)]
+            made = {index for each in whole for index in each.made.get(array, ())}
+            is_spared = array not in self._shaky and (shape.fold is None or len(made) == shape.count_in(self._launch))
+            return made if is_spared else spared
         for launch, each in enumerate(earlier, 1):
             block, bound = each.covered.get(array, (1, 0))
-            if window.changes_at is not None and launch == 1:
-                bound = min(bound, window.changes_at // block * block)
+            bound = min(bound, window.same_until(launch, self._launch) // block * block)
+            count = window.count_in(self._launch)
+            if count < bound:
+                bound = count // block * block
             spared |= {index for index in each.made.get(array, ()) if index < bound}
         return spared
 
@@ -121,10 +135,17 @@ class ArrayOracle:
             assert index not in have, f"element {element} runs again, although its value is here"
             assert index not in failed, f"element {element} runs again, although it has failed for good"
             assert index not in self._spared.get(lease.array, ()), f"element {element} runs again after a resume"
-            for source, each in self._load.shape(lease.array).elements_taken(lease.array, index):
-                assert each in self._values[source].have, f"element {element} begins before {each} of {source}"
+            for source, each in self._load.shape(lease.array).elements_taken(lease.array, index, self._launch):
+                assert each in self._values[source].have or self._is_cut_at(scheduler, source, each), (
+                    f"element {element} begins before {each} of {source}"
+                )
             right = self._incidents[element] + 1
             assert attempt == right, f"element {element} runs as attempt {attempt}, not {right}"
+
+    def _is_cut_at(self, scheduler: Scheduler, array: int, index: int) -> bool:
+        """Whether an element does not come, as its array was cut off before it: a last block has no more then."""
+        found = scheduler.arrays.of[array]
+        return found.is_cut and index >= found.count
 
     # -- turns ----------------------------------------------------------------------------------------
 
@@ -255,10 +276,11 @@ class ArrayOracle:
     def at_end(self, scheduler: Scheduler) -> None:
         """The run is over: each element has ended, or the array tells why it did not."""
         if self._varies:
-            self.serial = self._load.serial({number: values.have for number, values in self._values.items()})
+            have = {number: values.have for number, values in self._values.items()}
+            self.serial = self._load.serial(self._launch, have)
         for number, array in scheduler.arrays.of.items():
             state = State(scheduler.tasks.state[number])
-            self._look_at_values(number)
+            self._look_at_values(number, array)
             self._look_at_parts(number, array)
             if state == State.DONE:
                 is_needed = scheduler.tasks.is_available(number)  # else an earlier launch did all that takes it
@@ -268,7 +290,7 @@ class ArrayOracle:
                 left = array.count - array.done - array.failed - array.skipped
                 assert not left or scheduler.stopping or not array.failures, f"{left} elements of {number} were left"
         if not scheduler.stopping:
-            Outcomes(self._load, scheduler, self._values).check()
+            Outcomes(self._load, scheduler, self._values, self._launch).check()
 
     def _look_at_parts(self, number: int, array: Array) -> None:
         """Each element has ended once, and has failed if the last attempt did and too many have."""
@@ -286,22 +308,12 @@ class ArrayOracle:
             skipped = [index for index in raised if index not in failed and index not in self._values[number].have]
             assert not skipped, f"elements {skipped} of {number} raised, and count as skipped"
 
-    def _look_at_values(self, array: int) -> None:
-        for start, stop in self._values[array].have:
-            expected = [self._value(array, index) for index in range(start, stop)]
-            assert self._values[array].values(start, stop) == expected, f"{start}:{stop} of {array} have wrong values"
-
-    def _value(self, array: int, index: int) -> Any:
-        """Return the right value of an element."""
-        shape = self._load.shape(array)
-        if shape.comes is None:
-            return self.serial.own[array][index]
-        inputs = [self.serial.whole[each] for each in self._load.takes(array)]
-        if shape.window is not None:
-            arguments = [shape.window.element(index, self._launch)]
-        else:
-            arguments = [self._value(source, each) for source, each in shape.elements_taken(array, index)]
-        return self._load.element_value(array, index, inputs, arguments)
+    def _look_at_values(self, number: int, array: Array | None = None) -> None:
+        values, right = self._values[number], self.serial.own[number]
+        is_cut = array is not None and array.is_cut and self._load.shape(number).block is not None
+        for start, each in values.have:
+            stop = each - 1 if is_cut and array is not None and each == array.count else each  # of fewer values
+            assert values.values(start, stop) == [*right[start:stop]], f"{start}:{stop} of {number} have wrong values"
 
 
 def _leased(scheduler: Scheduler, number: int) -> Iterator[Element]:

@@ -53,6 +53,7 @@ class SimulatedCluster:
         always: kinds of faults that befall every launch.
         arrays: whether some of the random tasks are arrays.
         links: whether many are, which take elements of one another, fold them or pull them.
+        folds: whether there are folds of elements that are pulled, too.
 
     Attributes:
         launches: how many there were.
@@ -75,6 +76,7 @@ class SimulatedCluster:
         always: Collection[str] = (),
         arrays: bool = False,
         links: bool = False,
+        folds: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.launches = 0
@@ -89,9 +91,9 @@ class SimulatedCluster:
         self.load = random_workload(self.rng, tasks, min(self._sizes), is_fine) if load is None else load
         if arrays:
             give_arrays(random.Random(f"arrays {seed}"), self.load)
-        if links:
-            give_linked_arrays(random.Random(f"links {seed}"), self.load)
-        if arrays or links:
+        if links or folds:
+            give_linked_arrays(random.Random(f"links {seed}"), self.load, folds)
+        if arrays or links or (folds and seed % 3 == 0):  # else few folds have values
             give_failures(random.Random(f"failures {seed}"), self.load)
         self.policy = Policy(
             max_retries=self.rng.choice((0, 2, 3)),

@@ -35,6 +35,8 @@ KINDS = {
     "torn journal": 0.1,  # they do, and the last second of the journal is lost
     "stop": 0.05,  # somebody wants it to stop
 }
+#: The run is launched again once elements that came are folded; only where a test asks for it.
+LATE_RELAUNCH = "late relaunch"
 #: How likely memory is short on some ranks, or all, for a while, or for good.
 PRESSURE = 0.25
 #: How likely calls fail on some host, or on all but one, for a while, or for good; and how.
@@ -189,6 +191,8 @@ def plan_faults(
     """Return the random faults of a launch on the ranks of ``ledger``, those of the kinds ``always`` among them."""
     pressure_rng = random.Random(f"pressure {rng.getstate()}")  # what else a seed draws does not hang on them
     faults = _Planner(rng, ledger, start, may_relaunch, always).plan()
+    if may_relaunch and LATE_RELAUNCH in always:
+        faults.kinds.add(LATE_RELAUNCH)
     if may_press and (pressure_rng.random() < PRESSURE or "pressure" in always):
         _press(pressure_rng, sorted(ledger.rank_states), start, faults)
     bad_rng = random.Random(f"bad {pressure_rng.getstate()}")

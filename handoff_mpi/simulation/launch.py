@@ -7,9 +7,9 @@ from collections import Counter
 
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.messages import Message
-from handoff_mpi.scheduler import Scheduler, Transition
+from handoff_mpi.scheduler import Scheduler, State, Transition
 from handoff_mpi.simulation.context import Traits
-from handoff_mpi.simulation.faults import Faults
+from handoff_mpi.simulation.faults import LATE_RELAUNCH, Faults
 from handoff_mpi.simulation.network import Clock, Network
 from handoff_mpi.simulation.oracle import SPEAKS_S, Oracle
 from handoff_mpi.simulation.rank import SimulatedRank
@@ -63,6 +63,8 @@ class Launch:
         self.fault_counts: Counter[str] = Counter()
         self.calm_at = clock.now
         self._bad_rng = random.Random(number)
+        self._late_rng = random.Random(f"late {rng.getstate()}")
+        self._waits_for_all = self._late_rng.random() < 0.6
         self._hosts = {rank: rank_state.host for rank, rank_state in scheduler.ledger.rank_states.items()}
         repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
         self._network = Network(clock, rng, self.host, repeats, is_slow, faults.until, self._befall)
@@ -295,6 +297,14 @@ class Launch:
     def note_turn(self, log: list[Transition]) -> None:
         """The coordinator has made these transitions in a turn."""
         self.oracle.at_turn(self, log)
+        if LATE_RELAUNCH in self.faults.kinds and self._has_folded():
+            self.faults.kinds.remove(LATE_RELAUNCH)
+            self.clock.at(self.clock.now + self._late_rng.expovariate(1), "fault", "relaunch", (False,))
+
+    def _has_folded(self) -> bool:
+        """Whether elements that came are folded: all, or any."""
+        states = [self.scheduler.tasks.state[each] == State.DONE for each in self.load.folds_of_windows]
+        return all(states) if self._waits_for_all else any(states)
 
     def note_kill(self, task: int, element: int) -> None:
         """A call of ``task``, or an element of it where that is a lease, has killed its process."""

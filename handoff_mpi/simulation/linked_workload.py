@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TypeAlias
 
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.dag.frozen_array import FrozenArray
@@ -17,16 +18,26 @@ from handoff_mpi.simulation.workload import Workload, draw_limits, give_elements
 _COUNTS = (1, 5, 20, 60, 200)
 
 
-def give_linked_arrays(rng: random.Random, load: Workload) -> None:
-    """Make many of the tasks arrays, and have the others take elements of them; groups stay as they are."""
+def give_linked_arrays(rng: random.Random, load: Workload, folds: bool = False) -> None:
+    """Make many of the tasks arrays, and have the others take elements of them; groups stay as they are.
+
+    Args:
+        folds: whether many are windowed, or take elements of such or fold them.
+    """
     for task, spec in enumerate(load.specs):
         spec.inputs = tuple(each for each in spec.inputs if not _is_windowed(load, each))
-        if spec.group is None and rng.random() < 0.5:
-            _make_array(rng, task, load)
+        folded = [*load.folds_of_windows] if folds else []
+        if folded and rng.random() < 0.4:
+            spec.inputs = tuple({*spec.inputs, rng.choice(folded)})
+        if folds and spec.group is None and rng.random() < 0.4:
+            _make_array(rng, task, load, rng.choice((_window, _follower, _blocks, _growing_fold, _growing_fold)))
+        elif spec.group is None and rng.random() < 0.5:
+            _make_array(rng, task, load, rng.choice(_KINDS))
         else:
             _select(rng, task, load, spec.inputs)
-    _follow(random.Random(rng.random()), load)
-    if rng.random() < 0.4:  # else hardly any run comes to its end with all values
+    if not folds:
+        _follow(random.Random(rng.random()), load)
+    if rng.random() < (0.7 if folds else 0.4):  # else hardly any run comes to its end with all values
         for table in (load.raises, load.kills, load.element_raises, load.element_kills):
             table.clear()
         for shape in load.shapes.values():
@@ -38,7 +49,7 @@ def give_linked_arrays(rng: random.Random, load: Workload) -> None:
 
 
 def _is_windowed(load: Workload, task: int) -> bool:
-    return task in load.shapes and load.shapes[task].comes is not None
+    return task in load.shapes and load.shapes[task].comes is not None and load.shapes[task].fold is None
 
 
 def _lists(load: Workload, before: int, at_least: int = 1) -> list[int]:
@@ -48,21 +59,23 @@ def _lists(load: Workload, before: int, at_least: int = 1) -> list[int]:
     ]
 
 
-def _make_array(rng: random.Random, array: int, load: Workload) -> None:
-    kinds = (_plain, _linked, _linked, _linked, _fold, _handles, _window)
-    draw: Callable[[random.Random, int, Workload], Shape] = rng.choice(kinds)
+def _make_array(rng: random.Random, array: int, load: Workload, draw: _Draw) -> None:
     spec = load.specs[array]
     shape = draw(rng, array, load)
     if shape.columns or shape.fold or rng.random() < 0.5:  # they rather wait for elements than for all that
         spec.inputs = spec.inputs[: rng.choice((0, 0, 1))]
     load.shapes[array] = shape
-    _select(rng, array, load, spec.inputs)
+    if shape.fold is not None and shape.root is not None and shape.fold.source is not None:
+        blocks = load.specs[shape.fold.source]  # the two are declared together
+        spec.inputs, spec.takes = blocks.inputs, blocks.takes
+    else:
+        _select(rng, array, load, spec.inputs)
     chunk, max_failures = draw_limits(rng)
-    frozen: FrozenArray = shape.freeze(array, chunk, None if shape.fold else max_failures)
+    frozen: FrozenArray = shape.freeze(array, chunk, None if shape.fold or shape.block else max_failures)
     spec.array = frozen.spec
     taken = [number for column in shape.columns if isinstance(column, Handles) for number in column.of.values()]
     spec.element_inputs = tuple(dict.fromkeys(_task_of(load, number) for number in taken))
-    give_elements(rng, array, load, shape.count if shape.window is None else shape.window.count)
+    give_elements(rng, array, load, shape.count_in(1))
 
 
 def _task_of(load: Workload, number: int) -> int:
@@ -136,6 +149,55 @@ def _window(rng: random.Random, array: int, load: Workload) -> Shape:
     count = rng.choice((0, *_COUNTS))
     changes_at = rng.randrange(count) if count and rng.random() < 0.3 else None
     return Shape(0, window=Window(rng.choice((1, 2, 5, 40, 300)), count, rng.random() < 0.15, changes_at))
+
+
+def _changing_window(rng: random.Random, array: int, load: Workload) -> Shape:
+    """Draw a window whose elements may be others in each launch, and more or fewer."""
+    shape = _window(rng, array, load)
+    assert shape.window is not None
+    shape.window.count += rng.random() < 0.9 and not shape.window.count  # a fold of nothing fails
+    if rng.random() < 0.2:
+        shape.window.later_count = rng.choice((0, shape.window.count + 1, shape.window.count // 2))
+    shape.window.alternates = rng.random() < 0.5
+    return shape
+
+
+def _growing(load: Workload) -> list[int]:
+    """Return the arrays whose elements come, and may be taken as they do."""
+    return [each for each, shape in load.shapes.items() if shape.comes and shape.fold is None and not shape.block]
+
+
+def _follower(rng: random.Random, array: int, load: Workload) -> Shape:
+    growing = _growing(load)
+    if not growing:
+        return _changing_window(rng, array, load)
+    source = rng.choice(growing)
+    root = load.shapes[source].comes
+    sources = [source, *(each for each in growing if load.shapes[each].comes is root and rng.random() < 0.3)]
+    return Shape(0, [Linked(each, range(UNKNOWN_COUNT)) for each in sources], root=root)
+
+
+def _blocks(rng: random.Random, array: int, load: Workload) -> Shape:
+    growing = _growing(load)
+    if not growing:
+        return _changing_window(rng, array, load)
+    source = rng.choice(growing)
+    columns: list[Linked | Handles] = [Linked(source, range(UNKNOWN_COUNT))]
+    return Shape(0, columns, root=load.shapes[source].comes, block=rng.choice((2, 3, 8, 64)))
+
+
+def _growing_fold(rng: random.Random, array: int, load: Workload) -> Shape:
+    folded = [shape.fold.source for shape in load.shapes.values() if shape.fold is not None]
+    blocks = [each for each, shape in load.shapes.items() if shape.block and each not in folded]
+    if not blocks:
+        return _blocks(rng, array, load)
+    shape = load.shapes[blocks[-1]]
+    assert shape.block is not None
+    return Shape(0, fold=Fold(blocks[-1], range(UNKNOWN_COUNT), shape.block), root=shape.root)
+
+
+_Draw: TypeAlias = "Callable[[random.Random, int, Workload], Shape]"
+_KINDS: tuple[_Draw, ...] = (_plain, _linked, _linked, _linked, _fold, _handles, _window)
 
 
 def _follow(rng: random.Random, load: Workload) -> None:

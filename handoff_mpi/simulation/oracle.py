@@ -87,7 +87,7 @@ class Oracle:
 
     def at_start(self, spared: Mapping[int, Key | None], previous: Resumed | None) -> None:
         """A launch begins: what it takes over is what was written, and what need not run again does not."""
-        varying = self._load.find_varying()
+        varying = self._load.find_shaky()
         self._spared = {task: key for task, key in spared.items() if task not in varying}
         self._short.clear()
         self._undecided.clear()

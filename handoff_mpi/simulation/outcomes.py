@@ -23,9 +23,11 @@ class Outcomes:
         load: of the run.
         scheduler: of the launch, which is over.
         values: of the elements of arrays, by array.
+        launch: its number.
     """
 
-    def __init__(self, load: Workload, scheduler: Scheduler, values: Mapping[int, ArrayValues]) -> None:
+    def __init__(self, load: Workload, scheduler: Scheduler, values: Mapping[int, ArrayValues], launch: int) -> None:
+        self._launch = launch
         self._load = load
         self._scheduler = scheduler
         self._values = values
@@ -67,9 +69,10 @@ class Outcomes:
         if state == State.DONE:
             return  # what it has was compared; where an earlier launch did all that takes it, that may be nothing
         if shape.window is not None and not self._may_leave(number, array):
-            assert array.count == shape.window.count, f"{array.count} elements of {number} came of {shape.window.count}"
+            count = shape.window.count_in(self._launch)
+            assert array.count == count, f"{array.count} elements of {number} came of {count}"
         failed = IntervalSet(interval for intervals, _ in array.failures for interval in intervals)
-        if shape.root is None:  # else its state follows that of the array whose elements come
+        if shape.root is None or shape.fold is not None:  # else its state follows that of the array whose elements come
             self._check_state(number, array, state)
         if self._may_leave(number, array):
             return
@@ -86,19 +89,22 @@ class Outcomes:
     def _lacks(self, number: int, index: int) -> bool:
         """Whether a value does not exist that an element takes."""
         shape = self._load.shape(number)
-        taken = shape.elements_taken(number, index)
+        taken = shape.elements_taken(number, index, self._launch)
         lacks_element = any(each not in self._values[source].have for source, each in taken)
         return lacks_element or not all(map(self._has, shape.numbers_taken(index)))
 
     def _check_state(self, number: int, array: Array, state: State) -> None:
         window = self._load.shape(number).window
-        has_own = bool(array.failures) or (window is not None and window.fails and array.count == window.count)
+        has_own = bool(array.failures) or (
+            window is not None and window.fails and array.count == window.count_in(self._launch)
+        )
         if state == State.SKIPPED and self._is_open_to_all(number):
             assert not has_own, f"array {number} was skipped, and elements of it failed"
-            assert any(self._skipped(number, array)), f"array {number} was skipped for nothing"
+            is_cut = array.is_cut and self._load.shape(number).root is not None
+            assert is_cut or any(self._skipped(number, array)), f"array {number} was skipped for nothing"
         elif state == State.FAILED and not has_own and not self._may_leave(number, array):
-            fold = self._load.shape(number).fold
-            assert fold is not None, f"array {number} failed for nothing"
+            assert self._load.shape(number).fold is not None, f"array {number} failed for nothing"
+            fold = self._load.shape(number).fold_in(self._launch)
             assert fold.source is not None, f"array {number} failed for nothing"
             left = [each for each in fold.indices if each in self._values[fold.source].have]
             assert not left, f"array {number} failed as there was nothing to fold, and {left} was there"

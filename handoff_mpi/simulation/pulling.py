@@ -7,17 +7,19 @@ real runs.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
+from handoff_mpi.launch.late_values import LateValues
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.window_consumers import window_consumers
-from handoff_mpi.runtime.windowed_arrays import WindowedArray
+from handoff_mpi.runtime.windowed_arrays import FoldsTakenOver, WindowedArray
 from handoff_mpi.scheduler import Scheduler
 from handoff_mpi.scheduler.events import ElementsPulled, Restored
+from handoff_mpi.serialization import Payload
 from handoff_mpi.simulation.context import SimulationContext
 from handoff_mpi.simulation.shapes import MAX_PULL_S, Window
 
@@ -59,7 +61,7 @@ class SimulatedPuller(ElementPuller):
         if self._is_closed:
             return
         wanted = self._rng.randint(1, self._room)
-        stop = min(self.count + wanted, self._source.count)
+        stop = min(self.count + wanted, self._source.count_in(self._launch))
         self._bursts.append([self._source.element(index, self._launch) for index in range(self.count, stop)])
         self._is_over = stop < self.count + wanted
         self.count = stop
@@ -90,6 +92,7 @@ class SimulatedWindows:
         values: of arrays, by number.
         previous: what the launch takes over.
         journal_writer: writes the journal.
+        put: called with a task and its small value, which is taken over late.
     """
 
     def __init__(
@@ -99,8 +102,10 @@ class SimulatedWindows:
         values: dict[int, ArrayValues],
         previous: Resumed,
         journal_writer: JournalWriter,
+        put: Callable[[int, Payload], object],
     ) -> None:
         self._around = around
+        self._folds = FoldsTakenOver(LateValues(plan, previous, journal_writer, put).take_over)
         self._of: dict[int, WindowedArray] = {}
         self._pullers: dict[int, SimulatedPuller] = {}
         rng = random.Random(f"pulls {around.number}")
@@ -129,7 +134,8 @@ class SimulatedWindows:
         self._pullers[array].pull()
         return self._pullers[array].count
 
-    def events(self, scheduler: Scheduler) -> Iterable[ElementsPulled | Restored]:
+    def events(self, scheduler: Scheduler) -> Sequence[ElementsPulled | Restored]:
         """Return what has come since the last time."""
         arrays, now = scheduler.arrays.of, self._around.clock.now
-        return [event for number, each in self._of.items() if number in arrays for event in each.take(arrays, now)]
+        found = [event for number, each in self._of.items() if number in arrays for event in each.take(arrays, now)]
+        return found + self._folds.take(self._of.values(), found)

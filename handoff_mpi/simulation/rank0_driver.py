@@ -24,6 +24,7 @@ from handoff_mpi.runtime.coordinator_ports import CoordinatorSettings, Facts, Lo
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.scheduler import Closed, Event, Scheduler, Submitted, Transition
+from handoff_mpi.serialization import Payload
 from handoff_mpi.simulation.check import check, check_membership
 from handoff_mpi.simulation.context import RUN, SimulationContext
 from handoff_mpi.simulation.faults import Faults
@@ -109,10 +110,14 @@ class Rank0Driver:
         )
         self.coordinator.dispatcher.file_keys = previous.keys
         self.array_values = self.coordinator.dispatcher.array_values = previous.array_values
-        for task, payload in previous.payloads.items():
+
+        def put(task: int, payload: Payload) -> None:
             self._home.put((run, task), payload)
+
+        for task, payload in previous.payloads.items():
+            put(task, payload)
         journal_writer.begin({}, lambda id: b"", previous.rest, previous.elements)
-        self._windows = SimulatedWindows(launch, plan, self.array_values, previous, journal_writer)
+        self._windows = SimulatedWindows(launch, plan, self.array_values, previous, journal_writer, put)
 
     def value_at_rank0(self, task: int) -> object:
         """Return the value of ``task``, which is here."""

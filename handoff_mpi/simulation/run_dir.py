@@ -28,10 +28,12 @@ class EarlierArrays:
     Attributes:
         made: the elements that it has computed, by array.
         covered: the length of a block of a windowed array, and how many elements can be compared, by array.
+        whole: the windowed arrays of which all elements have come.
     """
 
     made: dict[int, set[int]] = field(default_factory=dict)
     covered: dict[int, tuple[int, int]] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
 
 
 def plain_value(payload: Payload) -> Any:
@@ -168,8 +170,10 @@ class SimulatedRunDir:
                     made = found.made.setdefault(array, set())
                     made.update(index for interval in intervals for index in range(*interval))
                 elif kind == "pulled":
-                    array, block, _, covered, *_ = fields
+                    array, block, _, covered, _, is_last = fields
                     found.covered[array] = block, covered
+                    if is_last:
+                        found.whole.add(array)
             earlier.append(found)
         return earlier
 

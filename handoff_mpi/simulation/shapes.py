@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
-from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput
+from handoff_mpi.arrays.linked_inputs import BlocksInput, FoldedInput, LinkedInput
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput
 from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.handle import Handle
@@ -90,17 +91,39 @@ class Window:
         count: how many come.
         fails: whether the iterable raises behind them.
         changes_at: the index from which on the iterable gives other elements in later launches; None if none.
+        later_count: how many come in these, if not as many.
+        alternates: whether only the second, fourth ... launches are such, as the others are like the first again.
     """
 
     size: int
     count: int
     fails: bool = False
     changes_at: int | None = None
+    later_count: int | None = None
+    alternates: bool = False
+
+    def is_later(self, launch: int) -> bool:
+        """Whether the iterable may give other elements in a launch than in the first."""
+        return launch % 2 == 0 if self.alternates else launch > 1
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether other elements come in some launches than in others."""
+        return self.changes_at is not None or self.later_count is not None
+
+    def count_in(self, launch: int) -> int:
+        """Return how many elements come in a launch."""
+        return self.later_count if self.later_count is not None and self.is_later(launch) else self.count
 
     def element(self, index: int, launch: int) -> int:
         """Return what the iterable gives in a launch."""
-        is_other = launch > 1 and self.changes_at is not None and index >= self.changes_at
+        is_other = self.is_later(launch) and self.changes_at is not None and index >= self.changes_at
         return index + _OTHER if is_other else index
+
+    def same_until(self, launch: int, other: int) -> int:
+        """Return the index up to which the elements of two launches are the same, as far as both have them."""
+        is_same = self.changes_at is None or self.is_later(launch) == self.is_later(other)
+        return UNKNOWN_COUNT if is_same or self.changes_at is None else self.changes_at
 
 
 @dataclass(slots=True)
@@ -112,7 +135,8 @@ class Shape:
         columns: those behind the indices.
         fold: the values that it folds, if it does.
         window: its elements, if they come while it runs.
-        root: if its columns take the elements of such an array, one by one, or of others that do so: those that come.
+        root: if it takes the elements of such an array, or of others that do so: those that come.
+        block: if its elements take blocks of elements that come, as its only column: how many each.
     """
 
     count: int
@@ -120,11 +144,31 @@ class Shape:
     fold: Fold | None = None
     window: Window | None = None
     root: Window | None = None
+    block: int | None = None
+    _folds: dict[int, Fold] = field(default_factory=dict)
 
     @property
     def comes(self) -> Window | None:
         """The elements that come while it runs, or that those come of which it takes the elements."""
         return self.window or self.root
+
+    def count_in(self, launch: int) -> int:
+        """Return how many elements it has in a launch in which all come."""
+        if self.comes is None:
+            return self.count
+        count = self.comes.count_in(launch)
+        if self.block is not None:
+            return -(-count // self.block)
+        return count if self.fold is None else len(self.fold_in(launch).blocks)
+
+    def fold_in(self, launch: int) -> Fold:
+        """Return the values that it folds in a launch."""
+        assert self.fold is not None
+        if self.root is None:
+            return self.fold
+        fan_in = self.fold.fan_in
+        count = -(-self.root.count_in(launch) // fan_in)
+        return self._folds.setdefault(count, Fold(self.fold.source, range(count), fan_in))
 
     @property
     def has_indices(self) -> bool:
@@ -152,35 +196,52 @@ class Shape:
             indices = self.fold.indices
             values = freeze_elements(indices, "argument 2") if self.fold.source is None else _link(self.fold)
             return [FoldedInput(values, self.fold.fan_in, array, "argument 2")]
+        if self.block is not None:
+            assert isinstance(self.columns[0], Linked)
+            return [BlocksInput(_link(self.columns[0]), self.block, "argument 1")]
         inputs = [] if self.root is not None else [freeze_elements(range(self.count), "argument 1")]
         for each in self.columns:
             inputs.append(_link(each) if isinstance(each, Linked) else _handles(each))
         return inputs
 
-    def elements_taken(self, array: int, index: int) -> list[tuple[int, int]]:
-        """Return the elements of arrays whose values an element takes: (array, index)."""
+    def elements_taken(self, array: int, index: int, launch: int) -> list[tuple[int, int]]:
+        """Return the elements of arrays whose values an element takes in a launch: (array, index)."""
+        links = [each for each in self.columns if isinstance(each, Linked)]
+        if self.block is not None:
+            return [(each.source, taken) for each in links for taken in self._block(index, launch)]
         if self.fold is None:
-            return [(each.source, each.indices[index]) for each in self.columns if isinstance(each, Linked)]
-        source = self.fold.source if index < self.fold.firsts else array
-        return [] if source is None else [(source, each) for each in self.fold.blocks[index]]
+            return [(each.source, each.indices[index]) for each in links]
+        fold = self.fold_in(launch)
+        source = fold.source if index < fold.firsts else array
+        return [] if source is None else [(source, each) for each in fold.blocks[index]]
+
+    def _block(self, index: int, launch: int) -> range:
+        assert self.root is not None
+        assert self.block is not None
+        return range(index * self.block, min((index + 1) * self.block, self.root.count_in(launch)))
 
     def numbers_taken(self, index: int) -> list[int]:
         """Return the tasks and selections whose values an element takes."""
         return [each.of[index] for each in self.columns if isinstance(each, Handles) and index in each.of]
 
-    def arguments(self, own: Sequence[Any], index: int, value: Callable[[int], Any]) -> tuple[Any, ...]:
-        """Return what an element is called with, beside its index.
+    def arguments(self, own: Sequence[Any], index: int, value: Callable[[int], Any], launch: int) -> tuple[Any, ...]:
+        """Return what an element is called with in a launch, beside its index.
 
         Args:
             own: the values of the elements of the array before it.
             value: returns that of a task or a selection, and the values of the elements of an array.
         """
+        if self.window is not None:
+            return (self.window.element(index, launch),)
+        if self.block is not None:
+            return (tuple([value(source)[each] for source, each in self.elements_taken(-1, index, launch)]),)
         if self.fold is None:
             return tuple([_argument(each, index, value) for each in self.columns])
-        block = self.fold.blocks[index]
-        if index >= self.fold.firsts:
+        fold = self.fold_in(launch)
+        block = fold.blocks[index]
+        if index >= fold.firsts:
             return (tuple([own[each] for each in block]),)
-        source = self.fold.source
+        source = fold.source
         return (tuple(block if source is None else [value(source)[each] for each in block]),)
 
 

@@ -125,8 +125,8 @@ class Workload:
         """Return how long an element takes, in seconds."""
         return self.slow.get((array, index), self.element_s[array])
 
-    def serial(self, have: Mapping[int, IntervalSet] | None = None) -> RightValues:
-        """Return all values, computed one after the other.
+    def serial(self, launch: int = 1, have: Mapping[int, IntervalSet] | None = None) -> RightValues:
+        """Return all values of a launch, computed one after the other.
 
         Args:
             have: the elements of arrays that have values, for tasks that take what is there; all if that is not given.
@@ -137,7 +137,8 @@ class Workload:
             if number >= len(self.specs):
                 return self._selected(values, number, have)
             shape = self.shapes.get(number)
-            return values[number] if shape is None or shape.fold is None else values[number][-1]
+            is_fold = shape is not None and shape.fold is not None and values[number]
+            return values[number][-1] if is_fold else values[number]
 
         for task, spec in enumerate(self.specs):
             inputs = [whole(each) for each in self.takes(task)]
@@ -145,8 +146,9 @@ class Workload:
                 values.append(self.value(task, inputs))
                 continue
             own: list[int] = []
-            for index in range(spec.array.count):
-                arguments = self.shape(task).arguments(own, index, whole)
+            shape = self.shape(task)
+            for index in range(shape.count_in(launch)):
+                arguments = shape.arguments(own, index, whole, launch)
                 own.append(self.element_value(task, index, inputs, arguments))
             values.append(tuple(own))
         return RightValues(values, [whole(number) for number in range(len(self.specs) + len(self.selections))])
@@ -160,6 +162,34 @@ class Workload:
             if any(each.skips_missing for each in selections) or not found.isdisjoint(spec.needs):
                 found.add(task)
         return found
+
+    def find_behind_windows(self) -> set[int]:
+        """Return the tasks that depend on all elements of windowed arrays, by their folds."""
+        found: set[int] = set()
+        folds = self.folds_of_windows
+        for task, spec in enumerate(self.specs):
+            if not (found | folds).isdisjoint(spec.needs):
+                found.add(task)
+        return found
+
+    def find_shaky(self) -> set[int]:
+        """Return those tasks behind windows that may run again in a later launch although nothing else has failed.
+
+        Their windows change, or are behind others themselves; or their elements are values of functions, one by one.
+        """
+        behind, found = self.find_behind_windows(), self.find_varying()
+        for task, spec in enumerate(self.specs):
+            shape = self.shapes.get(task)
+            window = None if shape is None else shape.window
+            changes = window is not None and (window.is_changing or task in behind)
+            if changes or (task in behind and spec.element_inputs) or not found.isdisjoint(spec.needs):
+                found.add(task)
+        return found
+
+    @property
+    def folds_of_windows(self) -> set[int]:
+        """The arrays that fold elements that come."""
+        return {each for each, shape in self.shapes.items() if shape.fold is not None and shape.root is not None}
 
     def _selected(self, values: Sequence[Any], number: int, have: Mapping[int, IntervalSet] | None) -> Any:
         """Return the value of a selection."""
@@ -194,7 +224,7 @@ class Workload:
     def _longest_array_s(self, array: int, spec: TaskSpec, tries: int) -> float:
         """Return how long the elements of an array take at most, one after the other."""
         shape = self.shape(array)
-        count = shape.count if shape.comes is None else shape.comes.count
+        count = max(shape.count_in(1), shape.count_in(2))
         failing = {key for table in (self.element_raises, self.element_kills) for key in table if key[0] == array}
         total = 2 * sum(self.element_duration(array, index) for index in range(count))
         total += sum(tries * self.element_duration(*key) for key in failing)
@@ -309,10 +339,10 @@ def give_elements(rng: random.Random, array: int, load: Workload, count: int) ->
 def give_failures(rng: random.Random, load: Workload) -> None:
     """Have many elements of some arrays fail, most of them for good, and set limits of which some are less."""
     for task, spec in enumerate(load.specs):
-        if spec.array is None or spec.array.tree is not None or rng.random() >= 0.2:
+        if spec.array is None or spec.array.is_fold or load.shape(task).block is not None or rng.random() >= 0.2:
             continue
-        window = load.shape(task).window
-        count = spec.array.count if window is None else window.count
+        shape = load.shape(task)
+        count = spec.array.count if shape.window is None else shape.window.count
         spec.array = replace(spec.array, max_failures=rng.choice((0, 2, 10, count // 4)))
         for index in rng.sample(range(count), rng.choice((count // 4, count))):
             load.element_raises[task, index] = rng.choice((1, 9, 9))

@@ -11,11 +11,11 @@ from handoff_mpi.arrays.links import UNKNOWN_COUNT, Link
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import ErrorReport
-from handoff_mpi.scheduler import ElementsPulled, Restored, StopRequested
+from handoff_mpi.scheduler import ElementsPulled, Restored, StopRequested, ValueLocation
 from tests.scheduler.test_arrays import begin, end_all, error
 from tests.scheduler.test_linked_arrays import leased
 from tests.scheduler.test_windowed_arrays import windowed
-from tests.scheduler.transcript import raised, task
+from tests.scheduler.transcript import array, raised, task
 
 EVERY = range(UNKNOWN_COUNT)
 FAN_IN = 4
@@ -184,3 +184,15 @@ def test_each_element_becomes_what_it_should_however_elements_come(seed):
     ]
     assert found[0][1] == len(bad[0]) and found[1] == (count - len(bad[1]), len(fails[1] - fails[0]), len(fails[0]))
     assert run.status == ("failed" if bad[1] else "done")
+
+
+def test_arrays_behind_a_fold_are_taken_over_late_together_with_those_whose_elements_they_take():
+    """An element that is taken over does not begin because that which it takes is, too, and is named first."""
+    linked = task(array=ArraySpec(3, links=(Link(3, range(3)),)))
+    late = Restored({3: [(0, 3)], 4: [(0, 3)]}, {3: ValueLocation.HOME, 4: ValueLocation.HOME})
+    for more, begun in ([], {3: [(0, 3)]}), ([late], {}):
+        run, known = begin(windowed(), following(0, block=FAN_IN), folding(1), array(3, 2), linked, task(4), slots=(4,))
+        early = Restored({2: [(0, 1)]}), Restored({1: [(0, 1)]}), ElementsPulled(0, 2, [(0, 2)], is_last=True)
+        known.tell(*early, *more)
+        assert begun_of(run, known) == begun
+    assert run.states == "DONE DONE DONE DONE DONE DISPATCHED"

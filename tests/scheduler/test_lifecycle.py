@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from handoff_mpi.arrays.links import Link
 from handoff_mpi.messages import DEVICE_LOSS, OK, RAISED, ErrorReport, LeaseReport
 from handoff_mpi.scheduler import (
     TRANSITIONS,
@@ -11,6 +12,7 @@ from handoff_mpi.scheduler import (
     Finished,
     RankLost,
     Refused,
+    Restored,
     Retracted,
     State,
     Submitted,
@@ -18,6 +20,7 @@ from handoff_mpi.scheduler import (
     ValueLocation,
     ValueLost,
 )
+from tests.scheduler.test_linked_arrays import linked
 from tests.scheduler.transcript import GPU, LONG, SHORT, Dialogue, array, done, elements, made, raised, ranks, task
 
 WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
@@ -121,6 +124,12 @@ def restored(run):
     run.tell(0.0, Submitted([task(), task(0)], {0: ValueLocation.HOME}))
 
 
+def restored_while_ready(run):
+    """An array waits for elements of another one alone, and is taken over late with some of them, or none."""
+    run.submit(task(), array(2, 0), linked(2, Link(1, range(2))))
+    run.tell(1.0, Restored({1: [(0, 2)]}, {1: ValueLocation.HOME, 2: ValueLocation.NOWHERE}))
+
+
 def sent_ahead(run):
     run.submit(task(), task(0), task(1))
     run.tell(0.0, done(1, 0, lasted=SHORT))
@@ -184,6 +193,7 @@ STORIES = {
     (WAITING, Cause.INPUT_FAILED): input_failed_while_waiting,
     (READY, Cause.INPUT_FAILED): input_failed_while_ready,
     (WAITING, Cause.RESTORED): restored,
+    (READY, Cause.RESTORED): restored_while_ready,
     (READY, Cause.ELEMENTS_DONE): elements_done,
     (WAITING, Cause.ELEMENTS_DONE): elements_done_while_waiting,
     (WAITING, Cause.GIVEN_UP): given_up_while_waiting,

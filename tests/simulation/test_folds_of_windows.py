@@ -1,0 +1,83 @@
+"""Folds of windowed arrays on the simulated cluster, and what later launches take over of what depends on these."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
+from handoff_mpi.simulation.shapes import Fold, Handles, Linked, Shape, Window
+from tests.simulation.test_arrays import count_begun
+from tests.simulation.test_cluster import run
+from tests.simulation.test_linked_arrays import linked, load_of
+
+
+def folded(source, root, fan_in):
+    """Two arrays that fold the elements that come: the blocks of the first level, and the others."""
+    columns = [Linked(source, range(UNKNOWN_COUNT))]
+    return Shape(0, columns, root=root, block=fan_in), Shape(
+        0, fold=Fold(source + 1, range(UNKNOWN_COUNT), fan_in), root=root
+    )
+
+
+def two_folds(first=None, second=None):
+    """A short and a long windowed array, each with a fold, and functions and arrays behind one of these, or both."""
+    first, second = first or Window(10, 20), second or Window(2, 60)
+    tasks = [
+        Shape(0, window=first),
+        *folded(0, first, 4),
+        Shape(0, window=second),
+        Shape(0, [Linked(3, range(UNKNOWN_COUNT))], root=second),
+        *folded(4, second, 3),
+        (2,),
+        (6,),
+        Shape(30),
+        Shape(25),
+        linked(9, range(29, -1, -1)),
+        Shape(12, [Handles(12, {3: 2, 5: 7})]),
+        (7, 8, 11),
+    ]
+    load = load_of(*tasks)
+    load.specs[9].inputs, load.specs[10].inputs = (2,), (6,)
+    load.duration_s[7:9], load.element_s[9], load.duration_s[13] = [0.5, 0.7], 0.05, 3.0
+    return load
+
+
+COUNTS = {0: 20, 1: 5, 2: 3, 3: 60, 4: 60, 5: 20, 6: 11, 9: 30, 10: 25, 11: 30, 12: 12}
+
+
+def test_undisturbed_each_element_begins_once(monkeypatch):
+    begun = count_begun(monkeypatch)
+    cluster = run(2, load=two_folds(), faults=False, ranks=4)
+    if not cluster.policy.stop_on_failure:
+        assert cluster.scheduler.status == "done"
+    assert begun == Counter((array, index) for array, count in COUNTS.items() for index in range(count))
+
+
+@pytest.mark.parametrize("window", [Window(2, 60), Window(2, 60, changes_at=40), Window(2, 60, later_count=45)])
+def test_later_launches_take_over_what_is_behind_folds_that_are_the_same(window):
+    """The oracle sees what runs again, and which values there are."""
+    for seed in range(6):
+        cluster = run(seed, load=two_folds(second=window), always=("late relaunch",), pressure=False, bad_hosts=False)
+        assert cluster.launches > 1 or cluster.scheduler.status != "done"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_fold_of_few_values(count):
+    for seed in range(3):
+        cluster = run(seed, load=two_folds(Window(2, count)), faults=False, ranks=4)
+        assert (cluster.scheduler.status == "done") == bool(count)
+
+
+def test_an_iterable_that_raises_leaves_nothing_to_fold():
+    for seed in range(3):
+        cluster = run(seed, load=two_folds(Window(2, 9, fails=True)), faults=False, ranks=4)
+        assert cluster.scheduler.status in ("failed", "stopped")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("always", [(), ("late relaunch",), ("late relaunch", "deaths", "refusals")])
+def test_random_dags_of_folds_of_windowed_arrays(always):
+    for seed in range(12):
+        run(seed, folds=True, always=always)

@@ -91,9 +91,9 @@ def _follow(array: Array, sources: list[Array]) -> int:
     taken = min(each.count for each in sources)
     is_cut = any(each.is_cut for each in sources)
     if array.spec.fan_in is None:
-        block = array.spec.links[0].block
-        # Where more elements were meant, nobody takes the value of a block that lacks some of them.
-        array.count = taken // block if is_cut else -(-taken // block)
+        whole, more = divmod(taken, array.spec.links[0].block)
+        # Where more elements were meant, nobody takes the value of a block that lacks some of them; it may be skipped.
+        array.count = whole + (more > 0 and not (is_cut and whole in array.awaited))
     if is_cut:
         array.cut()
     else:

@@ -136,16 +136,9 @@ class ArrayOracle:
             assert index not in failed, f"element {element} runs again, although it has failed for good"
             assert index not in self._spared.get(lease.array, ()), f"element {element} runs again after a resume"
             for source, each in self._load.shape(lease.array).elements_taken(lease.array, index, self._launch):
-                assert each in self._values[source].have or self._is_cut_at(scheduler, source, each), (
-                    f"element {element} begins before {each} of {source}"
-                )
+                assert each in self._values[source].have, f"element {element} begins before {each} of {source}"
             right = self._incidents[element] + 1
             assert attempt == right, f"element {element} runs as attempt {attempt}, not {right}"
-
-    def _is_cut_at(self, scheduler: Scheduler, array: int, index: int) -> bool:
-        """Whether an element does not come, as its array was cut off before it: a last block has no more then."""
-        found = scheduler.arrays.of[array]
-        return found.is_cut and index >= found.count
 
     # -- turns ----------------------------------------------------------------------------------------
 
@@ -280,7 +273,7 @@ class ArrayOracle:
             self.serial = self._load.serial(self._launch, have)
         for number, array in scheduler.arrays.of.items():
             state = State(scheduler.tasks.state[number])
-            self._look_at_values(number, array)
+            self._look_at_values(number)
             self._look_at_parts(number, array)
             if state == State.DONE:
                 is_needed = scheduler.tasks.is_available(number)  # else an earlier launch did all that takes it
@@ -308,11 +301,9 @@ class ArrayOracle:
             skipped = [index for index in raised if index not in failed and index not in self._values[number].have]
             assert not skipped, f"elements {skipped} of {number} raised, and count as skipped"
 
-    def _look_at_values(self, number: int, array: Array | None = None) -> None:
+    def _look_at_values(self, number: int) -> None:
         values, right = self._values[number], self.serial.own[number]
-        is_cut = array is not None and array.is_cut and self._load.shape(number).block is not None
-        for start, each in values.have:
-            stop = each - 1 if is_cut and array is not None and each == array.count else each  # of fewer values
+        for start, stop in values.have:
             assert values.values(start, stop) == [*right[start:stop]], f"{start}:{stop} of {number} have wrong values"
 
 

@@ -186,6 +186,15 @@ def test_each_element_becomes_what_it_should_however_elements_come(seed):
     assert run.status == ("failed" if bad[1] else "done")
 
 
+def test_a_block_that_was_skipped_stays_so_where_no_more_elements_come_to_fill_it():
+    """It counts as one that has ended: the books of arrays agree."""
+    run, known = begin(windowed(max_retries=0), following(0, block=FAN_IN), slots=(1,))
+    known.tell(ElementsPulled(0, 1))
+    known.tell(known.report(next(iter(known.leases)), failures=[(((0, 1),), error("TypeError"))]))
+    known.tell(ElementsPulled(0, 3, (), True, ErrorReport("OSError", "torn")))
+    assert states_of(run)[1] == (0, 0, 1) and run.scheduler.arrays.of[1].count == 1
+
+
 def test_arrays_behind_a_fold_are_taken_over_late_together_with_those_whose_elements_they_take():
     """An element that is taken over does not begin because that which it takes is, too, and is named first."""
     linked = task(array=ArraySpec(3, links=(Link(3, range(3)),)))

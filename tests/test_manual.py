@@ -31,8 +31,10 @@ def blocks_of(page):
 
 @pytest.mark.parametrize("page", sorted(MANUAL.glob("*.md")), ids=lambda page: page.stem)
 def test_all_python_of_the_manual_can_be_compiled(page):
-    for block in blocks_of(page):
-        ast.parse(block)
+    blocks = blocks_of(page)
+    assert len(blocks) == page.read_text().count("```python")
+    for block in blocks:
+        assert ast.parse(block).body, block
 
 
 @pytest.fixture

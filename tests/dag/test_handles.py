@@ -329,8 +329,10 @@ def test_tuples_that_are_shared_are_looked_at_once():
     for _ in range(60):
         shared = (shared,) * 2
     dag = with_handle(lambda x: [shared, x]).validate()
-    fingerprints(dag)
-    Plan().add(dag)
+    assert fingerprints(dag).of("y") is not None
+    plan = Plan()
+    plan.add(dag)
+    assert inputs_of(dag["y"]) == ["x"] and len(pickle.dumps(plan.specs)) < 10_000
 
 
 def test_a_dag_travels_with_its_handles():

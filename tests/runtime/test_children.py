@@ -218,6 +218,7 @@ def test_a_child_that_never_stops_talking_does_not_keep_its_rank_from_receiving(
         rank.driver.turn()
     rank.end(0)
     rank.run(0)
+    assert rank.statuses() == {0: OK}
 
 
 def test_updates_without_end_do_not_keep_a_rank_from_receiving(rank, monkeypatch):

@@ -113,6 +113,7 @@ def test_a_cut_that_was_mended_costs_nothing(host):
         while len(host.questions) < before + UNANSWERED:
             wait(rank0_monitor, now, now + 1)
             now += 1
+    assert len(host.questions) == 1 + 4 * UNANSWERED > 2 * UNANSWERED, "more were not answered than end a rank"
 
 
 def test_no_answer_proves_nothing_where_there_never_was_one(host):
@@ -189,6 +190,7 @@ def test_where_nobody_can_be_asked_there_is_a_generous_limit(host):
 
 def test_who_can_be_asked_has_no_limit(host):
     wait(host.rank0_monitor(limit_s=2 * MAX_QUESTION_INTERVAL_S), 0, 10 * MAX_QUESTION_INTERVAL_S)
+    assert len(host.questions) >= 9
 
 
 def test_a_run_between_ends_the_counting(host):
@@ -196,6 +198,8 @@ def test_a_run_between_ends_the_counting(host):
     wait(rank0_monitor, 0, 90)
     rank0_monitor.begin(90.0)
     wait(rank0_monitor, 90, 180)
+    with pytest.raises(ConnectionError, match="between two runs, and could not be asked"):
+        wait(rank0_monitor, 180, 200)
 
 
 def test_a_question_is_given_up_when_a_run_begins(host):
@@ -222,6 +226,10 @@ def test_questions_that_slurm_does_not_pass_on_are_not_counted(host):
     rank0_monitor.take(LIVES, 1.0)
     for now in range(2 * UNANSWERED):
         rank0_monitor.take(NOT_ASKED, 2.0 + now)
+    for now in range(UNANSWERED - 1):
+        rank0_monitor.take(SILENT, 20.0 + now)
+    with pytest.raises(ConnectionError, match=f"has not answered {UNANSWERED} questions in succession"):
+        rank0_monitor.take(SILENT, 30.0)
 
 
 # -- a rank that waits --------------------------------------------------------------------------------

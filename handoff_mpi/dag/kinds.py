@@ -53,6 +53,10 @@ class Kinds:
             self.of.append(kind)
         self._known.clear()
 
+    def forget_columns(self) -> None:
+        """Forget what differs within the kinds, when nobody asks for it any more: it takes much memory."""
+        self.codes, self.args, self.extra_args, self.kwargs, self.of = [], [], [], [], []
+
     def _find(self, function: Function, settings: tuple[object, ...]) -> int:
         key = _key(settings, function.cost)
         kind = None if key is None else self._known.get(key)

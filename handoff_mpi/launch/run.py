@@ -54,6 +54,7 @@ def _carry_out(checked: CheckedRun) -> Results:
         checked.tell_notices()
         with gc_control.paused():
             begun = BegunRun(checked, files, history)
+            checked.kinds.forget_columns()
         run = RunInProgress(begun)
         results = run.carry_out()
     checked.job.latest_summary = run.summary

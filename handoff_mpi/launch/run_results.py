@@ -16,6 +16,7 @@ from handoff_mpi.results.array_result import ArrayResult, FailedElements
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.records import count_elements
 from handoff_mpi.results.results import PreparedResults
+from handoff_mpi.results.store import MemoryStore
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.coordinator import Coordinator
 from handoff_mpi.scheduler import Failure, Scheduler, State
@@ -47,13 +48,15 @@ def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
         stopped_on_failure=scheduler.stopped_on_failure,
         probation=dict(recorder.probation),
         capacity=run.capacity,
-        records=recorder.table(scheduler),
         arrays=_arrays(run),
         origins=run.origins,
         output_mode=run.about["output"],
     )
     _take_payloads(run, prepared)
     _take_kept(run, prepared)
+    if isinstance(run.home, MemoryStore):
+        run.home.clear()  # the results have its values, and the records of a large run need as much memory
+    prepared.records = recorder.table(scheduler)
     prepared.counts = _counts(run, prepared)
     return Results(prepared)
 

@@ -7,14 +7,9 @@ from collections.abc import Callable
 
 
 class BackgroundSync:
-    """At most one sync of a file at a time.
+    """At most one sync of a file at a time."""
 
-    Args:
-        sync: called in the thread; returns once the disk has what was written before, or raises OSError.
-    """
-
-    def __init__(self, sync: Callable[[], None]) -> None:
-        self._sync = sync
+    def __init__(self) -> None:
         self._error: OSError | None = None
         self._thread: threading.Thread | None = None
 
@@ -23,14 +18,19 @@ class BackgroundSync:
         """Whether a sync has begun and not ended."""
         return self._thread is not None and self._thread.is_alive()
 
-    def begin(self) -> None:
-        """Begin a sync; none is running, and :meth:`end` was called since the last one."""
-        self._thread = threading.Thread(target=self._run, name="handoff-sync", daemon=True)
+    def begin(self, sync: Callable[[], None]) -> None:
+        """Begin a sync; none is running, and :meth:`end` was called since the last one.
+
+        Args:
+            sync: called in the thread; returns once the disk has what was written before, or raises OSError. It is not
+                kept: a method of the owner of this object would form a reference cycle.
+        """
+        self._thread = threading.Thread(target=self._run, args=(sync,), name="handoff-sync", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:  # the limit of threads is reached
             self._thread = None
-            self._run()
+            self._run(sync)
 
     def end(self) -> None:
         """Wait until the sync that was begun last has ended, if one was.
@@ -45,8 +45,8 @@ class BackgroundSync:
         if error is not None:
             raise error
 
-    def _run(self) -> None:
+    def _run(self, sync: Callable[[], None]) -> None:
         try:
-            self._sync()
+            sync()
         except OSError as error:
             self._error = error

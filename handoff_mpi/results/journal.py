@@ -97,7 +97,7 @@ class Journal:
         self._pending: list[bytes] = []
         self._size = 0
         self._is_dirty = False
-        self._sync = BackgroundSync(self._sync_file)
+        self._sync = BackgroundSync()
         self._synced_size = 0
         self._has_failed = False
         self.path = (run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)) / JOURNAL
@@ -168,7 +168,7 @@ class Journal:
             return
         self.wait_for_disk()
         if self._is_dirty and (self._is_due or self._size - self._synced_size >= MAX_UNSYNCED_NBYTES):
-            self._sync.begin()
+            self._sync.begin(self._sync_file)
 
     @property
     def _is_due(self) -> bool:

@@ -22,9 +22,9 @@ class Disk:
 
 def test_the_caller_need_not_wait_for_a_sync():
     disk = Disk()
-    sync = BackgroundSync(disk.sync)
+    sync = BackgroundSync()
     assert not sync.is_running
-    sync.begin()
+    sync.begin(disk.sync)
     assert sync.is_running
     disk.may_end.set()
     sync.end()
@@ -36,9 +36,9 @@ def test_a_failure_is_raised_once():
     disk = Disk()
     disk.fails = True
     disk.may_end.set()
-    sync = BackgroundSync(disk.sync)
+    sync = BackgroundSync()
     sync.end()
-    sync.begin()
+    sync.begin(disk.sync)
     with pytest.raises(OSError, match="full"):
         sync.end()
     sync.end()
@@ -51,7 +51,7 @@ def test_where_no_thread_can_be_started_the_caller_waits(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", refuse)
     disk = Disk()
     disk.may_end.set()
-    sync = BackgroundSync(disk.sync)
-    sync.begin()
+    sync = BackgroundSync()
+    sync.begin(disk.sync)
     assert disk.syncs == [threading.main_thread()]
     sync.end()

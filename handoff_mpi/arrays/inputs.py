@@ -357,7 +357,7 @@ class ListInput(ElementInput):
                 problems += self._problems(encoded, error)
             else:
                 self._append(encoded, packed)
-                length = _next_length(packed)
+                length = next_length(packed)
             encoded += len(chunk)
         if problems:
             raise DAGError(problems)
@@ -384,7 +384,7 @@ class ListInput(ElementInput):
     def _append(self, start: int, packed: Packed) -> None:
         """Keep a column, in parts where it is large and parts of it lie apart."""
         count = count_of(packed)
-        length = count if packed[0] == MARSHALLED else min(count, _next_length(packed))
+        length = count if packed[0] == MARSHALLED else min(count, next_length(packed))
         for low in range(0, count, length):
             self._starts.append(start + low)
             self._columns.append(cut(packed, low, min(low + length, count)))
@@ -399,7 +399,7 @@ def _length_of_blocks(count: int) -> int:
     return min(BLOCK, 1 << (max(count - 1, 0) // MAX_DIGESTS).bit_length())
 
 
-def _next_length(packed: Packed) -> int:
+def next_length(packed: Packed) -> int:
     """Return how many elements like those of ``packed`` make a column of no more than the size that is wanted.
 
     It is a power of two, so that columns begin at multiples of their length.

@@ -11,13 +11,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from handoff_mpi.arrays.columns import Packed, count_of, cut, nbytes_of, pack
+from handoff_mpi.arrays.columns import NUMBERS, ColumnError, Packed, count_of, cut, nbytes_of, pack
 from handoff_mpi.arrays.digests import NO_DIGEST, DigestObject, digest_of, hashed
-from handoff_mpi.arrays.inputs import BLOCK, Digests, ElementInput, Piece
+from handoff_mpi.arrays.inputs import BLOCK, Digests, ElementInput, Piece, next_length
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 
 #: Columns of the inputs of an array, one each, of the same elements.
 _Row = tuple[Packed, ...]
+#: At most so many elements make a row, where all columns are of numbers: cutting these costs next to nothing.
+_MAX_ROW = 1 << 15
 
 
 def block_length(window: int) -> int:
@@ -47,14 +49,11 @@ class ElementWindow:
         self._starts: list[int] = []
         self._rows: list[_Row] = []
         self._left: list[int] = []
-        self._of_block: list[_Row] = []
+        self._row_length = 1  # until it is known how large elements are
+        self._newest: list[tuple[int, _Row]] = []
 
-    def room_in_block(self) -> int:
-        """Return how many elements may follow before the next block begins."""
-        return self.block - self.count % self.block
-
-    def add(self, elements: Sequence[Any]) -> None:
-        """Take in elements that follow those that are there, and lie in one block with one another.
+    def add(self, elements: list[Any]) -> None:
+        """Take in elements that follow those that are there.
 
         Args:
             elements: the elements, or tuples with an element of each input where there are several.
@@ -62,16 +61,30 @@ class ElementWindow:
         Raises:
             ColumnError: some cannot be pickled; nothing was taken in.
         """
-        columns = [elements] if self.inputs == 1 else [*zip(*elements, strict=True)]
-        row = tuple([pack([*column]) for column in columns])
-        if self.count % self.block == 0:
-            self._of_block.clear()
-        self._of_block.append(row)
-        self._starts.append(self.count)
-        self._rows.append(row)
-        self._left.append(len(elements))
+        rows = [*self._packed(elements)]
+        block = self.count // self.block * self.block
+        self._newest = [(start, row) for start, row in self._newest if start + count_of(row[0]) > block]
         self._open.add(self.count, self.count + len(elements))
-        self.count += len(elements)
+        for row in rows:
+            self._newest.append((self.count, row))
+            self._starts.append(self.count)
+            self._rows.append(row)
+            self._left.append(count_of(row[0]))
+            self.count += count_of(row[0])
+
+    def _packed(self, elements: list[Any]) -> Iterator[_Row]:
+        """Yield rows of the elements; a row is shorter where a column would be large, as some kinds travel whole."""
+        place = 0
+        while place < len(elements):
+            part = elements[place : place + self._row_length]
+            try:
+                row = tuple(map(pack, [part] if self.inputs == 1 else map(list, zip(*part, strict=True))))
+            except ColumnError as error:
+                raise ColumnError({place + position: each for position, each in error.errors.items()}) from None
+            self._row_length = min(_MAX_ROW if each[0] == NUMBERS else next_length(each) for each in row)
+            if len(part) <= 2 * self._row_length:  # else once more, in smaller parts
+                yield row
+                place += len(part)
 
     def ended(self, intervals: Iterable[Interval]) -> None:
         """Forget elements that have ended, as soon as all of their column have."""
@@ -107,15 +120,15 @@ class ElementWindow:
             start, place = high, place + 1
 
     def digest(self, stop: int, digest_object: DigestObject | None) -> bytes:
-        """Return the digest of the elements of the newest block up to ``stop``; zeros if an element has none."""
-        start = (stop - 1) // self.block * self.block
-        starts, low = [], start
-        for row in self._of_block:
-            starts.append(low)
-            low += count_of(row[0])
+        """Return the digest of the elements of a block up to ``stop``; zeros if an element has none.
+
+        Args:
+            stop: lies in a block that was not complete before the last :meth:`add`.
+        """
+        first = (stop - 1) // self.block * self.block
+        starts, rows = [start for start, _ in self._newest], [row for _, row in self._newest]
         digests = [
-            digest_of(self._cut(starts, self._of_block, number, start, stop), digest_object)
-            for number in range(self.inputs)
+            digest_of(self._cut(starts, rows, number, first, stop), digest_object) for number in range(self.inputs)
         ]
         return NO_DIGEST if NO_DIGEST in digests else hashed(digests)
 

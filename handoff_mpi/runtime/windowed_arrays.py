@@ -126,15 +126,17 @@ class WindowedArray:
         restored: list[Interval] = []
         events: list[ElementsPulled | Restored] = []
         elements = self.puller.take(MAX_TAKEN)
-        place = 0
-        while place < len(elements) and self._error is None:
-            part = elements[place : place + self._window.room_in_block()]
-            place += len(part)
-            self._add(part)
-            restored += self._judge(arrays, events, is_last=False)
+        count, block = self._window.count, self._window.block
+        if self._error is None:
+            self._add(elements)
+        while count < self._window.count:
+            count = min(self._window.count, count - count % block + block)
+            if count % block == 0:
+                self._digests.append(self._digest(count))
+            restored += self._judge(arrays, events, count, is_last=False)
         is_last = self._error is not None or (is_over and len(elements) < MAX_TAKEN)
         if is_last:
-            restored += self._judge(arrays, events, is_last=True)
+            restored += self._judge(arrays, events, count, is_last=True)
             if self._error is None and self.puller.error is not None:
                 self._error = self._why_ended(self.puller.error)
             if self._error is None and self._consumers is not None:
@@ -150,33 +152,31 @@ class WindowedArray:
         why = f": {report.message}" if report.message else ""
         return report._replace(message=f"its iterables raised {when}{why}")
 
-    def _add(self, part: list[object]) -> None:
-        """Take in elements of one block; where one cannot be sent to a rank, those before it."""
+    def _add(self, elements: list[object]) -> None:
+        """Take in elements; where one cannot be sent to a rank, those before it."""
         try:
-            self._window.add(part)
+            self._window.add(elements)
         except ColumnError as error:
             first = min(error.errors)
-            if first:
-                self._window.add(part[:first])
+            self._window.add(elements[:first])
             what = f"element {self._window.count:,} cannot be sent to a rank, and no further ones were read"
             self._error = ErrorReport(_UNSENDABLE, f"{what}: {reason_of(error.errors[first])}")
-        if self._window.count and self._window.count % self._window.block == 0:
-            self._digests.append(self._digest(self._window.count))
 
     def _digest(self, stop: int) -> bytes:
         return self._window.digest(stop, self._digest_object)
 
     def _judge(
-        self, arrays: Mapping[int, Array], events: list[ElementsPulled | Restored], is_last: bool
+        self, arrays: Mapping[int, Array], events: list[ElementsPulled | Restored], count: int, is_last: bool
     ) -> list[Interval]:
         """Offer elements whose block need not be compared any more; return those that an earlier launch has computed.
 
         Args:
             arrays: where the elements of arrays stand, by number.
             events: is given those of consumers.
+            count: how many elements there are, those of later blocks left out.
             is_last: whether no more elements come.
         """
-        count, block = self._window.count, self._window.block
+        block = self._window.block
         if count == self._offered:
             return []
         low = (count - 1) // block * block

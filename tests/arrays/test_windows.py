@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handoff_mpi.arrays.columns import ColumnError
+from handoff_mpi.arrays.columns import ColumnError, nbytes_of
 from handoff_mpi.arrays.digests import NO_DIGEST
-from handoff_mpi.arrays.inputs import BLOCK, values_of
+from handoff_mpi.arrays.inputs import BLOCK, MAX_COLUMN_NBYTES, values_of
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput, block_length
 
 
@@ -18,7 +18,7 @@ def filled(elements, inputs=1, size=16, step=None):
     window = ElementWindow(inputs, size)
     place = 0
     while place < len(elements):
-        count = min(step or len(elements), window.room_in_block())
+        count = step or len(elements)
         window.add(elements[place : place + count])
         place += count
     return window
@@ -51,9 +51,7 @@ def test_elements_that_have_not_ended_can_be_sent(ended, step, data):
 def test_what_has_ended_takes_no_memory():
     window = ElementWindow(1, 1000)
     for start in range(0, 100_000, 500):
-        while window.count < start + 500:
-            count = min(start + 500 - window.count, window.room_in_block())
-            window.add([*range(window.count, window.count + count)])
+        window.add([*range(start, start + 500)])
         window.ended([(start, start + 400)])
         window.ended([(start + 400, start + 500)])
         assert window.nbytes <= 8 * 1000
@@ -97,3 +95,44 @@ def test_nothing_is_taken_in_where_an_element_cannot_be_pickled():
         window.add([[3], threading.Lock()])
     assert [*caught.value.errors] == [1]
     assert window.count == 2
+    with pytest.raises(ColumnError) as caught:
+        window.add(["text" * 10_000, *range(3), threading.Lock(), 5, threading.Lock()])
+    assert min(caught.value.errors) == 4
+    assert window.count == 2
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        [*range(10_000)],
+        [f"element {index}" for index in range(10_000)],
+        [str(index) * (index % 700) for index in range(3000)],
+        [*range(2000), *(str(index) * 1000 for index in range(500)), *range(2000)],
+        [[index] * (index % 100) for index in range(2000)],
+    ],
+)
+def test_a_lease_of_few_elements_carries_no_large_column_of_others(elements):
+    window = filled(elements, size=1 << 15, step=2500)
+    for index in range(0, len(elements), 97):
+        piece = window.piece(0, index, index + 1)
+        assert values_of(piece, 0, 1) == [elements[index]]
+        assert sum(map(nbytes_of, piece)) <= 2 * MAX_COLUMN_NBYTES
+
+
+def test_numbers_that_come_together_lie_in_one_column():
+    window = filled([*range(1, 10_001)], size=1 << 15, step=2500)
+    assert len(window.piece(0, 3000, 5000)) == 1
+
+
+def test_digests_of_blocks_do_not_depend_on_what_came_with_them():
+    elements = [*range(40), "text", *range(20), 2.5]
+    digests = {}
+    for step in (1, 7, 16, 62):
+        window, found = ElementWindow(1, 16), []
+        for place in range(0, len(elements), step):
+            count = window.count
+            window.add(elements[place : place + step])
+            window.ended([(count, window.count)])
+            found += [window.digest(stop, None) for stop in range(count // 16 * 16 + 16, window.count + 1, 16)]
+        digests[step] = *found, window.digest(len(elements), None)
+    assert len(set(digests.values())) == 1 and len(digests[1]) == 4

@@ -31,6 +31,7 @@ class ElementsTakenOver:
         again: array number to the elements that run again in any case.
         values: takes the values of what is taken over.
         find_column: finds columns of these.
+        before: what was taken over of some of the arrays; these are not looked through again.
 
     Attributes:
         elements: what was taken over: array number to (launch, intervals).
@@ -44,17 +45,20 @@ class ElementsTakenOver:
         again: Mapping[int, IntervalSet],
         values: Mapping[int, ArrayValues],
         find_column: FindColumn = as_it_is,
+        before: ElementsTakenOver | None = None,
     ) -> None:
-        self.elements: dict[int, list[tuple[int, Sequence[Interval]]]] = {}
+        self.elements: dict[int, list[tuple[int, Sequence[Interval]]]] = {} if before is None else {**before.elements}
         self.other_arguments: dict[int, int] = {}
         self._arrays = arrays
         self._launches = launches
         self._again = again
         self._values = values
         self._find_column = find_column
-        self._same: dict[tuple[int, int], IntervalSet] = {}  # array, number of a launch
+        # By array and number of a launch.
+        self._same: dict[tuple[int, int], IntervalSet] = {} if before is None else {**before._same}
+        known = () if before is None else before._launches.keys()
         for number in _sources_first(arrays):
-            if number in launches:
+            if number in launches and number not in known:
                 self._take_over(number)
 
     def suspects(self) -> dict[int, list[list[Interval]]]:

@@ -154,10 +154,12 @@ def resume(
         if identity in history.incidents:
             resumed.incidents[task] = history.incidents[identity]
     left = _Left(plan, known, arrays, again, resumed.unknown, is_intact, find_column)
+    taken_over = left.take_over(resumed)
     if resumed.unknown & (known.keys() | arrays.keys()):
-        resumed.later = nothing_of(plan)
-        left.take_over(resumed.later, is_later=True)
-    left.take_over(resumed, is_later=False)
+        values = nothing_of(plan).array_values
+        values.update((number, its) for number, its in resumed.array_values.items() if number not in resumed.unknown)
+        resumed.later = Resumed(array_values=values)
+        left.take_over(resumed.later, taken_over)
     return resumed
 
 
@@ -182,13 +184,14 @@ class _Left:
     is_intact: Callable[[Key], bool]
     find_column: FindColumn
 
-    def take_over(self, resumed: Resumed, is_later: bool) -> None:
-        """Have ``resumed`` take over what can be.
+    def take_over(self, resumed: Resumed, before: ElementsTakenOver | None = None) -> ElementsTakenOver:
+        """Have ``resumed`` take over what can be; return the elements of arrays that it takes over.
 
         Args:
-            is_later: whether the elements of windowed arrays are taken to be what they were; else what depends on all
-                of them is not taken over.
+            before: what does not depend on all elements of windowed arrays, where these are taken to be what they were;
+                with None, what depends on them is not taken over.
         """
+        is_later = before is not None
         plan, find_column = self.plan, self.find_column
         known, arrays = dict(self.known), dict(self.arrays)
         for task in self.unknown:
@@ -197,13 +200,13 @@ class _Left:
             if not is_later or (task in plan.arrays and plan.arrays[task].handles):
                 arrays.pop(task, None)
         again = {number: elements.copy() for number, elements in self.again.items()}
-        taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
+        taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column, before)
         pairs = Pairs(plan, arrays, taken_over.elements)
         if _leave_outdated(plan, pairs, known, arrays, again):
             resumed.array_values = nothing_of(plan).array_values
             taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
-        resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
-        resumed.other_arguments = taken_over.other_arguments
+        resumed.elements, resumed.other_arguments = taken_over.elements, taken_over.other_arguments
+        resumed.suspect_elements = {} if is_later else taken_over.suspects()
         for task, launches in () if is_later else arrays.items():  # these are compared once, as they come
             if plan.arrays[task].window is not None:
                 like = [each for each in launches if each.has_any and each.takes_like(plan.arrays[task].elements)]
@@ -211,6 +214,7 @@ class _Left:
                 resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in same]
         come = {task for task in plan.arrays if task not in self.unknown} if is_later else ()
         _take_over(plan, known, self.is_intact, self.again.keys(), resumed, come)
+        return taken_over
 
 
 def _leave_outdated(

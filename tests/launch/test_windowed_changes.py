@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_mpi import DAG, execute
+from handoff_mpi import DAG, Fixed, Handle, execute
+from handoff_mpi.arrays.inputs import ListInput
 
 
 def run(dag, run_dir, **options):
@@ -73,3 +74,25 @@ def test_an_acceptance_tells_how_many_elements_may_be_kept(tmp_path, capfd, note
     results = run(summing_dag(notes), tmp_path, accept_changes=[named])
     assert f"--accept-changes: the values of 64 elements of {named!r} are kept as they" in capfd.readouterr().err
     assert len(results["xs"]) == 64
+
+
+def test_a_resume_looks_once_through_arrays_that_depend_on_no_fold(tmp_path, notes, monkeypatch):
+    def dag():
+        made = summing_dag(notes)
+        made.map(double, [*range(100)], id="list")
+        made.map(pow, [2, 3], Fixed(Handle("sum")), id="powers")
+        return made
+
+    run(dag(), tmp_path)
+    looks = []
+    same_prefix = ListInput.same_prefix
+
+    def looked(elements, *about):
+        looks.append(len(elements))
+        return same_prefix(elements, *about)
+
+    monkeypatch.setattr(ListInput, "same_prefix", looked)
+    newly_noted(notes)
+    results = run(dag(), tmp_path)
+    assert looks.count(100) == 1 and newly_noted(notes) == []
+    assert results["powers"][0] == 2 ** results["sum"] and results["list"][99] == 198

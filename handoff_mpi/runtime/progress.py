@@ -155,7 +155,7 @@ class Progress:
         with self._lock:
             last, _ = self._look()
             known = self._known(now, {**last, "running": 0, "ready": 0, **counts}, [])
-        if counts and "functions" in known:  # windowed arrays may have had no elements
+        if counts and self._plan.arrays:  # windowed ones may have had no elements, or none in this launch
             known["functions"] = sum(counts.values())
         for row in known["hosts"].values():
             for name in SHOWN_OF_USAGE:

@@ -144,3 +144,16 @@ def test_what_a_failed_rerun_has_skipped_has_no_value(tmp_path, monkeypatch):
         assert each["powers"].get(0) is None
         with pytest.raises(ValueUnavailable, match="was skipped: a function it depends on failed"):
             each["second"]
+
+
+def test_calls_of_a_run_that_ends_before_any_element_has_come_are_counted_alike(tmp_path):
+    def stuck():
+        raise OSError("nothing comes")
+        yield
+
+    dag = DAG("early")
+    dag.reduce(add, dag.map(first, stuck(), window=4, id="xs"), id="sum")
+    dag.map(first, range(3), id="others")
+    results = execute(dag, run_dir=tmp_path, check=False)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["functions"] == sum(results.counts().values()) == sum(load(tmp_path).counts().values())

@@ -13,6 +13,7 @@ from typing import Any
 
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import DEATH, NO_ROOM, TIMEOUT
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State
 from handoff_mpi.scheduler.array_state import Array
@@ -245,8 +246,7 @@ class ArrayOracle:
         if is_dropped:
             assert kind == NO_ROOM, f"{element} has not begun, and failed with its array: {failure.message}"
         if kind == NO_ROOM:
-            states = scheduler.ledger.rank_states.values()
-            left = [each.rank for each in states if each.is_present and spec.pin in (None, each.rank)]
+            left = ranks_left(scheduler, spec)
             assert not left, f"{element} would fit ranks {left}, and was given up: {failure.message}"
         elif kind == TIMEOUT:
             assert spec.timeout_s is not None
@@ -305,6 +305,14 @@ class ArrayOracle:
         values, right = self._values[number], self.serial.own[number]
         for start, stop in values.have:
             assert values.values(start, stop) == [*right[start:stop]], f"{start}:{stop} of {number} have wrong values"
+
+
+def ranks_left(scheduler: Scheduler, spec: TaskSpec) -> list[int]:
+    """Return the ranks that a task would fit: each rank can hold any, unless its cores were withdrawn."""
+    states = [each for each in scheduler.ledger.rank_states.values() if spec.pin in (None, each.rank)]
+    return [
+        each.rank for each in states if each.is_present and ("cpu" not in spec.cost or each.group.pools["cpu"].capacity)
+    ]
 
 
 def _leased(scheduler: Scheduler, number: int) -> Iterator[Element]:

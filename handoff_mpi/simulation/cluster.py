@@ -122,7 +122,7 @@ class SimulatedCluster:
             ends = launch.run()
             self.steps += launch.steps
             self.fault_counts += launch.fault_counts
-            if ends:
+            if ends and not launch.is_resumed:
                 return
 
     def _next_launch(self) -> Launch:

@@ -35,8 +35,9 @@ KINDS = {
     "torn journal": 0.1,  # they do, and the last second of the journal is lost
     "stop": 0.05,  # somebody wants it to stop
 }
-#: The run is launched again once elements that came are folded; only where a test asks for it.
-LATE_RELAUNCH = "late relaunch"
+#: Only where a test asks for it: the run is launched again once elements that came are folded; or after it has ended,
+#: unless all is done; and some ranks have no cores for a while.
+LATE_RELAUNCH, RESUMED, WITHDRAWN = "late relaunch", "resumed", "withdrawn"
 #: How likely memory is short on some ranks, or all, for a while, or for good.
 PRESSURE = 0.25
 #: How likely calls fail on some host, or on all but one, for a while, or for good; and how.
@@ -191,14 +192,22 @@ def plan_faults(
     """Return the random faults of a launch on the ranks of ``ledger``, those of the kinds ``always`` among them."""
     pressure_rng = random.Random(f"pressure {rng.getstate()}")  # what else a seed draws does not hang on them
     faults = _Planner(rng, ledger, start, may_relaunch, always).plan()
-    if may_relaunch and LATE_RELAUNCH in always:
-        faults.kinds.add(LATE_RELAUNCH)
+    if may_relaunch:
+        faults.kinds.update({LATE_RELAUNCH, RESUMED}.intersection(always))
+    if WITHDRAWN in always:
+        _withdraw(random.Random(f"withdrawn {pressure_rng.getstate()}"), sorted(ledger.rank_states), start, faults)
     if may_press and (pressure_rng.random() < PRESSURE or "pressure" in always):
         _press(pressure_rng, sorted(ledger.rank_states), start, faults)
     bad_rng = random.Random(f"bad {pressure_rng.getstate()}")
     if may_be_bad and (bad_rng.random() < BAD_HOSTS or "bad host" in always):
         _spoil(bad_rng, sorted({rank_state.host for rank_state in ledger.rank_states.values()}), start, faults)
     return faults
+
+
+def _withdraw(rng: random.Random, ranks: list[int], start: float, faults: Faults) -> None:
+    for rank in rng.sample(ranks, len(ranks) // 2):
+        for _ in range(rng.choice((1, 4))):
+            faults.entries.append((start + 6 * rng.random(), "withdrawn", (rank, rng.choice((0.1, 1.0, 5.0)))))
 
 
 def _spoil(rng: random.Random, hosts: list[str], start: float, faults: Faults) -> None:

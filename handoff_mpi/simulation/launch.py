@@ -9,7 +9,7 @@ from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.messages import Message
 from handoff_mpi.scheduler import Scheduler, State, Transition
 from handoff_mpi.simulation.context import Traits
-from handoff_mpi.simulation.faults import LATE_RELAUNCH, Faults
+from handoff_mpi.simulation.faults import LATE_RELAUNCH, RESUMED, Faults
 from handoff_mpi.simulation.network import Clock, Network
 from handoff_mpi.simulation.oracle import SPEAKS_S, Oracle
 from handoff_mpi.simulation.rank import SimulatedRank
@@ -136,6 +136,11 @@ class Launch:
         for rank in self.ranks:
             self.clock.at(self.clock.now, "wake", rank)
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether it has ended, and the run is launched again as not all is done."""
+        return RESUMED in self.faults.kinds and self.scheduler.status != "done"
+
     def trouble(self, until: float) -> None:
         """Something goes wrong until then."""
         self.calm_at = max(self.calm_at, until)
@@ -233,6 +238,15 @@ class Launch:
     def _fault_resources(self, rank: int) -> None:
         self.fault_counts["resources"] += 1
         self.rank0.update(rank, {"cpu": self.rng.choice((2, 3, 8))})
+
+    def _fault_withdrawn(self, rank: int, seconds: float) -> None:
+        self.fault_counts["withdrawn"] += 1
+        self.rank0.update(rank, {"cpu": 0})
+        self.trouble(self.clock.now + seconds)
+        self.clock.at(self.clock.now + seconds, "fault", "given_back", (rank,))
+
+    def _fault_given_back(self, rank: int) -> None:
+        self.rank0.update(rank, {"cpu": 3})
 
     def _fault_lost_value(self, rank: int) -> None:
         values = self.ranks[rank].values

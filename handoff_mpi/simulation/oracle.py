@@ -13,7 +13,7 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
 from handoff_mpi.scheduler.transitions import Forgiven, LetGo, Lost, MemoryHigh, MemoryNormal, ProbationBegun
-from handoff_mpi.simulation.array_oracle import ArrayOracle
+from handoff_mpi.simulation.array_oracle import ArrayOracle, ranks_left
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.rank import SimulatedRank
@@ -206,12 +206,7 @@ class Oracle:
         """Nothing fails but for its own faults, except that nobody can tell a rank's death from a task's guilt."""
         policy, spec = self._policy, self._load.specs[task]
         if kind == NO_ROOM:
-            rank_states = scheduler.ledger.rank_states.values()
-            left = [
-                rank_state.rank
-                for rank_state in rank_states
-                if rank_state.is_present and spec.pin in (None, rank_state.rank)
-            ]
+            left = ranks_left(scheduler, spec)
             assert not left, f"task {task} would fit ranks {left}, and was given up: {message}"
         elif kind == TIMEOUT:
             assert spec.timeout_s is not None

@@ -134,6 +134,11 @@ class SimulatedWindows:
         self._pullers[array].pull()
         return self._pullers[array].count
 
+    def finish(self) -> None:
+        """Have the journal know all elements that have come."""
+        for each in self._of.values():
+            each.finish()
+
     def events(self, scheduler: Scheduler) -> Sequence[ElementsPulled | Restored]:
         """Return what has come since the last time."""
         arrays, now = scheduler.arrays.of, self._around.clock.now

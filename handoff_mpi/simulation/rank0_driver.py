@@ -73,6 +73,7 @@ class Rank0Driver:
 
     def __init__(self, launch: LaunchContext, scheduler: Scheduler, plan: Plan, previous: Resumed | None) -> None:
         self.coordinator: Coordinator
+        self._journal_writer: JournalWriter
         self.array_values: dict[int, ArrayValues] = {}
         self._plan = plan
         self._launch = launch
@@ -90,7 +91,7 @@ class Rank0Driver:
         """Make the coordinator, and begin the journal."""
         launch, plan = self._launch, self._plan
         run, workers = str(launch.number), [rank for rank in launch.ranks if rank]
-        journal_writer = JournalWriter(
+        journal_writer = self._journal_writer = JournalWriter(
             launch.run_dir.begin(launch.clock), plan, lambda task: self.coordinator.file_key(task), scheduler.arrays
         )
         membership = Membership()
@@ -232,7 +233,9 @@ class Rank0Driver:
         Raises:
             AssertionError: the tracker was not given back what it has granted.
         """
+        self._windows.finish()
         self.coordinator.close()
+        self._journal_writer.end(self.coordinator.scheduler.status, 0, is_cut_short=False)
         if self._tracker is not None:
             self._tracker.check()
 

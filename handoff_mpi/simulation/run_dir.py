@@ -188,5 +188,7 @@ class SimulatedRunDir:
                     sent, ended, failed = ({task for task, *_ in entries} for entries in fields[:3])
                     flying = (flying - ended - failed) | sent
                     done |= ended
+                elif kind == "end":
+                    flying.clear()
             suspects |= flying
         return suspects - done

@@ -18,6 +18,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,8 @@ import pytest
 
 from handoff_mpi.scheduler import queues, waiters
 from handoff_mpi.simulation import SimulatedCluster
+from handoff_mpi.simulation.shapes import Window
+from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker import fetching
 from tests.launch.test_takers import (
     test_elements_made_of_pairs_are_outdated_too_one_by_one_or_all_of_them as elements_of_pairs,
@@ -35,10 +38,14 @@ from tests.scheduler.test_arrays import (
 from tests.scheduler.test_pauses import stop_while_failures_are_held
 from tests.scheduler.test_undecided import trials_that_are_skipped
 from tests.simulation import test_tree
+from tests.simulation.test_folds_of_windows import partly_needed, two_folds
 
 _MAX_RUN_S = 20
 _ANNOTATIONS = "from __future__ import annotations"
 _FINE = {"is_fine": True, "tasks": 60}
+_CHANGING = partial(two_folds, second=Window(2, 60, changes_at=40, alternates=True))
+_GROWING = partial(two_folds, second=Window(2, 58, later_count=60, alternates=True))
+_LATE = {"always": ("late relaunch",), "pressure": False, "bad_hosts": False}
 #: Where an array leaves its queue as it is dropped.
 _LEAVES_QUEUE = """\
     if self._tasks.state[number] == READY and number not in self._ready.exhausted:
@@ -59,6 +66,7 @@ class Mistake:
         reserves_soon: whether functions get a reservation after few skips.
         tree: whether the run is one of :mod:`tests.simulation.test_tree`; "patient" where no rank asks elsewhere.
         dialogue: a talk with the scheduler alone, in place of a run where no seed is known.
+        load: makes the work, where that is not random.
     """
 
     what: str
@@ -68,6 +76,7 @@ class Mistake:
     reserves_soon: bool = False
     tree: str = ""
     dialogue: Callable[[], None] | None = None
+    load: Callable[[], Workload] | None = None
 
     def run(self, seed: int | None = None) -> None:
         """Run the seed."""
@@ -84,7 +93,7 @@ class Mistake:
             elif self.tree:
                 test_tree.run(seed, **self.options)
             else:
-                SimulatedCluster(seed, **self.options).run()
+                SimulatedCluster(seed, load=None if self.load is None else self.load(), **self.options).run()
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
@@ -560,6 +569,54 @@ MISTAKES = [
         [("runtime.windowed_arrays:WindowedArray._judge", "if count < wanted and not is_last:", "if False:")],
         seed=3,
         options={"links": True, "always": ("relaunch",)},
+    ),
+    # -- rank 0: folds of windowed arrays, and what depends on these when a run is launched again --
+    Mistake(
+        "elements that are taken over supply others which are taken over as well, and so begin",
+        [
+            (
+                "scheduler.arrays:Arrays.restored",
+                "        self.of[number].restored(intervals)\n",
+                "        self.of[number].restored(intervals)\n        self._supply(number, intervals)\n",
+            )
+        ],
+        seed=60,
+        options=_LATE,
+        load=two_folds,
+    ),
+    Mistake(
+        "an array that waits for elements alone is not taken over late, and waits for ever",
+        [("scheduler.arrays:Arrays._has_not_begun", "self._tasks.state[task] == READY", "False")],
+        seed=0,
+        options=_LATE,
+        load=partly_needed,
+    ),
+    Mistake(
+        "what depends on one fold has begun when another is known, and is taken over then",
+        [("runtime.windowed_arrays:FoldsTakenOver.take", "len(same) > self._known", "len(same) > self._known + 1")],
+        seed=60,
+        options=_LATE,
+        load=two_folds,
+    ),
+    Mistake(
+        "what was computed while a fold was another is taken over",
+        [("launch.late_values:LateValues._take_known", "is_same = all(", "is_same = True or all(")],
+        seed=60,
+        options=_LATE,
+        load=_CHANGING,
+    ),
+    Mistake(
+        "a last block is taken over that had fewer values",
+        [("runtime.window_consumers:WindowConsumers._same", "(is_last and total == count)", "is_last")],
+        seed=66,
+        options=_LATE,
+        load=_GROWING,
+    ),
+    Mistake(
+        "a block that was skipped no longer counts where no more elements come to fill it",
+        [("scheduler.growing:_follow", "is_cut and whole in array.awaited", "is_cut")],
+        seed=30003,
+        options={"folds": True, "always": ("relaunch",)},
     ),
     Mistake(
         "an array keeps what it made of fewer pairs than there are",

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
+from handoff_mpi.dag.selections import Selection
 from handoff_mpi.simulation.shapes import Fold, Handles, Linked, Shape, Window
 from tests.simulation.test_arrays import count_begun
 from tests.simulation.test_cluster import run
@@ -44,6 +45,16 @@ def two_folds(first=None, second=None):
     return load
 
 
+def partly_needed():
+    """A function that takes one element of an array over another one, which is behind a fold; and a long one."""
+    root = Window(10, 20)
+    arrays = [Shape(0, window=root), *folded(0, root, 4), Shape(60), linked(3, range(60))]
+    load = load_of(*arrays, (7,), (), selections=[Selection(4, 3)])
+    load.specs[3].inputs = (2,)
+    load.element_s[3], load.element_s[4], load.duration_s[6] = 0.3, 0.05, 8.0
+    return load
+
+
 COUNTS = {0: 20, 1: 5, 2: 3, 3: 60, 4: 60, 5: 20, 6: 11, 9: 30, 10: 25, 11: 30, 12: 12}
 
 
@@ -58,9 +69,27 @@ def test_undisturbed_each_element_begins_once(monkeypatch):
 @pytest.mark.parametrize("window", [Window(2, 60), Window(2, 60, changes_at=40), Window(2, 60, later_count=45)])
 def test_later_launches_take_over_what_is_behind_folds_that_are_the_same(window):
     """The oracle sees what runs again, and which values there are."""
-    for seed in range(6):
+    for seed in range(3):
         cluster = run(seed, load=two_folds(second=window), always=("late relaunch",), pressure=False, bad_hosts=False)
         assert cluster.launches > 1 or cluster.scheduler.status != "done"
+
+
+def test_a_later_launch_does_not_finish_what_nobody_needs_any_more():
+    for seed in range(3):
+        cluster = run(seed, load=partly_needed(), always=("late relaunch",), pressure=False, bad_hosts=False)
+        assert cluster.launches > 1 or cluster.scheduler.status != "done"
+
+
+@pytest.mark.parametrize("always", ["resumed", "withdrawn"])
+def test_folds_survive(always):
+    """A run that has ended is launched again as not all is done; some ranks have no cores for a while."""
+    launches = 0
+    for seed in range(4):
+        load = two_folds()
+        load.element_raises.update({(3, 7): 9, (9, 2): 1})
+        cluster = run(seed, load=load, always=(always,))
+        launches += cluster.launches
+    assert launches > 4 or always == "withdrawn"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -77,7 +106,10 @@ def test_an_iterable_that_raises_leaves_nothing_to_fold():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("always", [(), ("late relaunch",), ("late relaunch", "deaths", "refusals")])
+@pytest.mark.parametrize(
+    "always",
+    [(), ("late relaunch",), ("late relaunch", "deaths", "refusals"), ("resumed", "stop"), ("withdrawn", "refusals")],
+)
 def test_random_dags_of_folds_of_windowed_arrays(always):
     for seed in range(12):
         run(seed, folds=True, always=always)

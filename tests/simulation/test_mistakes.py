@@ -8,7 +8,8 @@ from tests.simulation.mistakes import MISTAKES, Mistake, how_it_fails
 
 #: Runs of linked arrays take seconds.
 CASES = [
-    pytest.param(each, id=each.what, marks=[pytest.mark.long] if each.options.get("links") else []) for each in MISTAKES
+    pytest.param(each, id=each.what, marks=[pytest.mark.long] if {"links", "folds"} & each.options.keys() else [])
+    for each in MISTAKES
 ]
 
 

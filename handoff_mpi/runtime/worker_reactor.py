@@ -74,6 +74,7 @@ class WorkerReactor:
         has_left: whether the run is over for this rank.
         results: those that rank 0 sends to all ranks once the run is over, encoded, if any.
         hasty_until: until then a value is likely to come or go.
+        now: the time of the last decision, in seconds.
     """
 
     def __init__(
@@ -95,13 +96,13 @@ class WorkerReactor:
         self._calls = calls
         self._call_io = call_io
         self._number = machine.run
-        self._now = 0.0
+        self.now = 0.0
 
     # -- the first half of a turn: events -------------------------------------------------------------
 
     def step(self, arrived: Sequence[Envelope], facts: WorkerFacts, now: float) -> Taken:
         """Take in messages and facts at the time ``now``; calls that have ended are noted already."""
-        self._now = now
+        self.now = now
         taken = self._absorb(arrived) if arrived else _NOTHING
         if facts is not NO_FACTS:
             self._learn_facts(facts)
@@ -172,7 +173,7 @@ class WorkerReactor:
             self._send_updates()
         while True:
             events, call_io.events = call_io.events, []
-            self._now = now = clock()
+            self.now = now = clock()
             for command in self.machine.handle(events, now):
                 _DO[type(command)](self, command)
             if not call_io.events:
@@ -195,7 +196,7 @@ class WorkerReactor:
         message = command.message
         kind, run, *fields = message
         if kind == FETCH:
-            self.hasty_until = self._now + HASTE_S
+            self.hasty_until = self.now + HASTE_S
             message = self._fetch(run, *fields)
         elif kind == BYE:  # rank 0 prints its summary once all have said goodbye
             self._calls.end_output()
@@ -240,7 +241,7 @@ class WorkerReactor:
             self._calls.encode(command)
 
     def _put(self, command: Put) -> None:
-        self.hasty_until = self._now + HASTE_S
+        self.hasty_until = self.now + HASTE_S
         self._values.put(command.task, command.payload)
         self._memory.came_in(nbytes_of(command.payload))
 

@@ -22,41 +22,32 @@ FEW_SENT = MAX_SENT // 2
 AHEAD_NBYTES = 1024
 
 
-class SentCalls:
+class SentCalls(deque["QueuedCall | None"]):
     """The calls that one child was sent and has not answered; None stands for a void one, whose answer is ignored."""
-
-    def __init__(self) -> None:
-        self._works: deque[QueuedCall | None] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._works)
-
-    def __len__(self) -> int:
-        return len(self._works)
 
     @property
     def running(self) -> QueuedCall | None:
         """The call that runs, or is the next to: all before it have been answered or are void."""
-        return next((work for work in self._works if work is not None), None)
+        return next((work for work in self if work is not None), None)
 
     @property
     def has_void(self) -> bool:
         """Whether nothing may be sent ahead: it could take the token of what is void."""
-        return None in self._works
+        return None in self
 
     def sent(self, works: Iterable[QueuedCall]) -> None:
         """The child was sent ``works``, which it answers in this order."""
-        self._works += works
+        self.extend(works)
 
     def ended(self) -> QueuedCall | None:
         """The child has answered that a call ended; return which."""
-        return self._works.popleft()
+        return self.popleft()
 
     def voided(self) -> list[QueuedCall]:
         """The child has answered that a call is void; return all that are, and were not known to be."""
-        is_news = self._works[0] is not None
-        void = self._forget(len(self._works)) if is_news else []
-        self._works.popleft()
+        is_news = self[0] is not None
+        void = self._forget(len(self)) if is_news else []
+        self.popleft()
         return void
 
     def taken_back(self, count: int) -> list[QueuedCall]:
@@ -65,17 +56,17 @@ class SentCalls:
 
     def lost(self) -> list[QueuedCall]:
         """The child has ended; return its calls."""
-        void = self._forget(len(self._works))
-        self._works.clear()
+        void = self._forget(len(self))
+        self.clear()
         return void
 
     def _forget(self, count: int) -> list[QueuedCall]:
         """Make the last ``count`` calls void."""
         void: list[QueuedCall] = []
-        for number in range(len(self._works) - count, len(self._works)):
-            work = self._works[number]
+        for number in range(len(self) - count, len(self)):
+            work = self[number]
             if work is not None:
                 work.is_ahead = False
                 void.append(work)
-                self._works[number] = None
+                self[number] = None
         return void

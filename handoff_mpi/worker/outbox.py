@@ -8,7 +8,7 @@ from handoff_mpi.worker.events import Command, Send
 
 #: Completions gather for at most this long while there is more to run.
 REPORT_DELAY_S = 0.001
-FLUSH_COUNT = 32
+FLUSH_COUNT = 64
 
 
 class Outbox:

@@ -45,9 +45,12 @@ class Slots:
     def take_next(self, slot: int) -> QueuedCall | None:
         """Return the call that runs next in a slot, and no longer waits; None if none can."""
         queue = self.queues[slot]
-        for work in queue:
+        for place, work in enumerate(queue):
             if work.is_ahead or not work.waiting:
-                queue.remove(work)
+                if place:
+                    del queue[place]
+                else:
+                    queue.popleft()
                 self.running[slot] = work
                 return work
         return None

@@ -152,12 +152,12 @@ def test_completions_go_home_at_once_when_a_slot_is_idle():
     assert rank.tell(1.0, rank.ended()) == ["call 1#1 on slot 0", "to 0: finished 0#1 ok with its value"]
 
 
-def test_thirty_two_completions_go_home_at_once():
+def test_sixty_four_completions_go_home_at_once():
     rank = Dialogue()
-    rank.tell(0.0, dispatch(*[task(number) for number in range(33)]))
-    for _ in range(31):
+    rank.tell(0.0, dispatch(*[task(number) for number in range(65)]))
+    for _ in range(63):
         assert len(rank.tell(1.0, rank.ended())) == 1
-    assert rank.tell(1.0, rank.ended())[1].count("ok") == 32
+    assert rank.tell(1.0, rank.ended())[1].count("ok") == 64
 
 
 def test_it_wakes_up_to_send_completions_home():

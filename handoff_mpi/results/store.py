@@ -73,7 +73,10 @@ class MemoryStore:
 
     def put(self, key: Key, payload: Payload) -> None:
         run, name = key
-        self._runs.setdefault(run, {})[name] = payload
+        values = self._runs.get(run)
+        if values is None:
+            values = self._runs[run] = {}
+        values[name] = payload
 
     def get(self, key: Key) -> Payload:
         run, name = key

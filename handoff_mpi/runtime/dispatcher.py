@@ -230,9 +230,12 @@ class Dispatcher:
         if groups is None:
             return
         codes_at = self._codes_at.setdefault(rank, set())
-        codes, constants = [], []
+        codes, constants, before = [], [], None
         for _, _, assignments in groups:
             for _, _, _, call_template, _, _, _, _ in assignments:
+                if call_template is before:  # neighbours mostly share it
+                    continue
+                before = call_template
                 numbers, _, _, large, *_ = call_template
                 for number in numbers:
                     if number not in codes_at:

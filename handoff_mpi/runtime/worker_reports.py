@@ -63,9 +63,9 @@ from handoff_mpi.scheduler import (
     ResourcesUpdated,
     Retracted,
     Scheduler,
-    State,
     Unfetched,
 )
+from handoff_mpi.scheduler.lifecycle import DISPATCHED
 from handoff_mpi.serialization import NOTHING, Payload
 
 #: Kinds of messages that are for the worker of rank 0, if it has one.
@@ -224,13 +224,15 @@ class WorkerReports:
         """Store what arrived inline, before anything acts on it; return the entries that still count."""
         scheduler, home, run = self._scheduler, self._home, self._settings.run
         state, attempts, leases = scheduler.tasks.state, scheduler.tasks.attempts, scheduler.arrays.leases
+        has_old_files = bool(self._dispatcher.file_keys)
         current = []
         for entry in entries:
             task, attempt, status, value, _, _, _, _ = entry
-            if state[task] == State.DISPATCHED and attempts[task] == attempt:
+            if state[task] == DISPATCHED and attempts[task] == attempt:
                 current.append(entry)
                 if status == OK:
-                    self._dispatcher.forget_old_file(task)
+                    if has_old_files:
+                        self._dispatcher.forget_old_file(task)
                     if task in leases:
                         continue
                     if value is not None:  # one None is kept for all

@@ -165,7 +165,7 @@ class Array:
         if self.is_open:  # more come while these are computed
             left = max(left, self.spec.window or 0)
         share = -(-left // max(1, slots))
-        if not (self.is_open or self.awaited):  # else others wait for what is computed
+        if not (self.is_open or (self.awaited and self.spec.is_fold)):  # else others wait for these
             lease_s = max(lease_s, min(_MAX_LONG_LEASE_S, share * element_s / _LEASES_LEFT))
         lease_s = max(lease_s, slots * LEASE_INTERVAL_S)
         if self.is_open or share * element_s > lease_s:

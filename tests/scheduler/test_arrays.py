@@ -127,9 +127,12 @@ def test_later_leases_take_some_time_and_the_last_ones_are_small():
     counts.element_s = 0.01
     assert counts.lease_count(4) == 5  # which is too long here
     counts.element_s = 0.001
-    counts.awaited.add(1000, 2000)
-    assert counts.lease_count(4) == 10  # elements that take those of others may wait for these
-    counts.awaited.discard(1000, 2000)
+    counts.awaited.add(1000, 1400)
+    assert counts.lease_count(4) == 35  # a tenth of what is left, that which waits for other arrays too
+    counts.spec = ArraySpec(1000, fan_in=2)
+    assert counts.lease_count(4) == 10  # other blocks may wait for these
+    counts.spec = ArraySpec(1000)
+    counts.awaited.discard(1000, 1400)
     counts.todo.discard(160, 1000)
     assert counts.lease_count(4) == 10
     counts.todo.discard(44, 160)

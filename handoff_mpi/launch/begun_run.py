@@ -29,6 +29,7 @@ from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Restored
+from handoff_mpi.serialization import Payload
 
 #: Lost ranks of this many earlier launches are reported, the newest ones.
 _MAX_LAUNCHES_TOLD = 5
@@ -95,9 +96,8 @@ class BegunRun:
         self.key_of: Callable[[int], Key] = partial(_key, self.resumed.keys, self.name)
         self.journal_writer = self._begin_journal(journal, hosts, earlier)
         self.home = self._make_home()
-        self._late_values = LateValues(
-            checked.plan, self.resumed, self.journal_writer, lambda task, value: self.home.put((self.name, task), value)
-        )
+        put = partial(_put, self.home, self.name)  # a function that holds this run would form a reference cycle
+        self._late_values = LateValues(checked.plan, self.resumed, self.journal_writer, put)
 
     def _describe(self, launch: int) -> dict[str, Any]:
         run, path = self.checked, self.files.path
@@ -194,3 +194,8 @@ def _offers(capabilities: list[Capability], slots: Mapping[int, int]) -> list[tu
 def _key(keys: Mapping[int, Key], run: str, task: int) -> Key:
     """Return the key of a task's value: that of the launch that wrote it, or this run's."""
     return keys.get(task, (run, task))
+
+
+def _put(home: ResultStore, run: str, task: int, payload: Payload) -> None:
+    """Put the value of a task into the store of rank 0."""
+    home.put((run, task), payload)

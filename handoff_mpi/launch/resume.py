@@ -213,7 +213,8 @@ class _Left:
                 same = [each for each in like if not pairs.are_outdated(takes_of(plan, task), each.epoch)]
                 resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in same]
         come = {task for task in plan.arrays if task not in self.unknown} if is_later else ()
-        _take_over(plan, known, self.is_intact, self.again.keys(), resumed, come)
+        # Elements are results, also of an array of which all that is taken was done: those without a value run.
+        _take_over(plan, known, self.is_intact, plan.arrays.keys(), resumed, come)
         return taken_over
 
 

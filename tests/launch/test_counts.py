@@ -157,3 +157,25 @@ def test_calls_of_a_run_that_ends_before_any_element_has_come_are_counted_alike(
     results = execute(dag, run_dir=tmp_path, check=False)
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["functions"] == sum(results.counts().values()) == sum(load(tmp_path).counts().values())
+
+
+def test_an_element_that_has_failed_is_tried_again_though_all_that_was_taken_of_its_array_is_done(
+    tmp_path, monkeypatch
+):
+    def fails(x):
+        if x == 7 and "FAILS" in os.environ:
+            raise ValueError("it fails this time")
+        return x
+
+    def made():
+        dag = DAG("parts")
+        xs = dag.map(fails, range(10), id="xs", max_retries=0)
+        dag.add_function(Function("some", [xs[2:4]], len))
+        return dag
+
+    monkeypatch.setenv("FAILS", "1")
+    assert execute(made(), run_dir=tmp_path, check=False).status == "failed"
+    assert execute(made(), run_dir=tmp_path, check=False).status == "failed"
+    monkeypatch.delenv("FAILS")
+    results = execute(made(), run_dir=tmp_path)
+    assert results["xs"][7] == 7 and results.counts()["done"] == 11

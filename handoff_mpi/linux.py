@@ -6,6 +6,7 @@ import ctypes
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_TIMERSLACK = 29
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 def signal_at_parents_end(number: int) -> bool:
@@ -24,6 +25,15 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
         pass  # not glibc
+
+
+def begin_write_out(fd: int) -> None:
+    """Have the system begin to write a file to the disk, so that an fsync has less to wait for."""
+    start = to_its_end = ctypes.c_int64(0)
+    try:
+        ctypes.CDLL(None).sync_file_range(fd, start, to_its_end, _SYNC_FILE_RANGE_WRITE)
+    except (OSError, AttributeError):
+        pass
 
 
 def _prctl(option: int, value: int) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError
+from handoff_mpi.linux import begin_write_out
 from handoff_mpi.results.background_sync import BackgroundSync
 from handoff_mpi.results.journal_format import (
     FORMAT,
@@ -35,8 +36,8 @@ from handoff_mpi.results.run_dir import JOURNAL, VALUES
 from handoff_mpi.results.secure_files import Directory, opened
 from handoff_mpi.version import VERSION
 
-#: After so many bytes the next fsync need not wait for its time: the last one of a run, which is waited for, is short.
-MAX_UNSYNCED_NBYTES = 4 * 1024 * 1024
+#: After so many bytes the system begins to write them out: the last fsync of a run, which is waited for, is short then.
+MIN_WRITE_OUT_NBYTES = 4 * 1024 * 1024
 _VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.[0-9a-f]+\.partial)|\d{6,}\.columns")
 # What file systems answer that cannot fsync (or not a directory); the others' answers are failures.
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -65,7 +66,7 @@ class Journal:
 
     Args:
         run_dir: where the ``journal`` directory is, or will be; an open one is used as long as the journal is.
-        fsync_every_s: the least time between two fsyncs, in seconds, unless much is written.
+        fsync_every_s: the least time between two fsyncs, in seconds.
         clock, pwrite, fsync: as in :mod:`time` and :mod:`os`.
 
     Attributes:
@@ -98,7 +99,7 @@ class Journal:
         self._size = 0
         self._is_dirty = False
         self._sync = BackgroundSync()
-        self._synced_size = 0
+        self._written_out = 0
         self._has_failed = False
         self.path = (run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)) / JOURNAL
         self._fd = -1
@@ -167,12 +168,12 @@ class Journal:
         if self._sync.is_running:
             return
         self.wait_for_disk()
-        if self._is_dirty and (self._is_due or self._size - self._synced_size >= MAX_UNSYNCED_NBYTES):
+        if not self._is_dirty:
+            return
+        if self._clock() - self._synced_at >= self._fsync_every_s:
             self._sync.begin(self._sync_file)
-
-    @property
-    def _is_due(self) -> bool:
-        return self._clock() - self._synced_at >= self._fsync_every_s
+        elif self._size - self._written_out >= MIN_WRITE_OUT_NBYTES:
+            self._sync.begin(self._write_out)
 
     def wait_for_disk(self) -> None:
         """Wait until the disk has what the fsync that was begun last, if any, is about.
@@ -253,9 +254,13 @@ class Journal:
             raise self._failure(error) from error
 
     def _sync_file(self) -> None:
-        self._is_dirty, self._synced_size = False, self._size  # before it: a commit may come meanwhile
+        self._is_dirty, self._written_out = False, self._size  # before it: a commit may come meanwhile
         self._fsync_if_possible(self._fd)
         self._synced_at = self._clock()  # after it, because it may take longer than the time between two
+
+    def _write_out(self) -> None:
+        self._written_out = self._size
+        begin_write_out(self._fd)
 
     def _fsync_if_possible(self, fd: int) -> None:
         try:

@@ -23,7 +23,7 @@ import pytest
 
 from handoff_mpi.errors import EXIT_STOPPED, EXIT_USAGE, JournalError, UsageError
 from handoff_mpi.results import journal as module
-from handoff_mpi.results.journal import MAX_UNSYNCED_NBYTES, Journal, clear
+from handoff_mpi.results.journal import MIN_WRITE_OUT_NBYTES, Journal, clear
 from handoff_mpi.results.journal_reader import read_journal
 from handoff_mpi.results.run_dir import JOURNAL
 from tests.conftest import missing, run_process
@@ -508,11 +508,20 @@ def test_a_failing_fsync_is_told(journal, disk, clock):
     journal.close()
 
 
-def test_much_that_was_written_is_synced_sooner(journal, disk):
-    commit(journal, ("a", random.Random(0).randbytes(MAX_UNSYNCED_NBYTES)))
-    assert fsyncs(journal, disk) == 1
+def test_the_system_begins_to_write_out_much_that_was_written_and_fsync_comes_once_a_second(
+    journal, disk, clock, monkeypatch
+):
+    begun = []
+    monkeypatch.setattr(module, "begin_write_out", begun.append)
+    much = random.Random(0).randbytes(MIN_WRITE_OUT_NBYTES)
+    for _ in range(2):
+        commit(journal, ("a", much))
+        assert fsyncs(journal, disk) == 0
+    assert len(begun) == 2
     commit(journal, ("a",))
-    assert fsyncs(journal, disk) == 1
+    clock.now += 1.0
+    commit(journal, ("a", much))
+    assert fsyncs(journal, disk) == 1 and len(begun) == 2
 
 
 def test_commits_do_not_wait_for_a_slow_disk(tmp_path, clock):

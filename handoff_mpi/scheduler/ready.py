@@ -373,8 +373,9 @@ class ReadyTasks:
         return bool(queues)
 
     def reconsider(self) -> None:
-        """The cluster has changed: tasks that avoid a rank or hosts may have nothing else left, or something again."""
-        self._requeue_all([queue for queue in self.all_queues() if queue.cost.plain is not None])
+        """The cluster has changed: what avoids a rank or hosts, or is offered on a rank, may have nothing else left."""
+        fits = self._ledger.feasibility.could_fit
+        self._requeue_all([q for q in self.all_queues() if q.cost.plain or not (q.cost.rank is None or fits(q.cost))])
 
     def _requeue_all(self, queues: list[ReadyQueue]) -> None:
         for queue in queues:

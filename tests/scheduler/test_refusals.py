@@ -7,7 +7,16 @@ import pytest
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.messages import REFUSED
 from handoff_mpi.resources import Capability
-from handoff_mpi.scheduler import Closed, Dispatch, Policy, Refused, Scheduler, StopRequested, Submitted
+from handoff_mpi.scheduler import (
+    Closed,
+    Dispatch,
+    Policy,
+    Refused,
+    ResourcesUpdated,
+    Scheduler,
+    StopRequested,
+    Submitted,
+)
 from handoff_mpi.scheduler.refusals import MAX_ASKED, MAX_POLL_S, MAX_TRACKER_ERRORS
 from handoff_mpi.simulation import check
 from tests.scheduler.transcript import Dialogue, cpus, done, ranks, task
@@ -62,6 +71,20 @@ class Tracked:
     @property
     def why(self):
         return {number: failure.message for number, failure in self.scheduler.tasks.failures.items()}
+
+
+def test_a_function_that_is_offered_on_a_rank_whose_resources_are_withdrawn_runs_elsewhere():
+    """It waits for the only concurrent call to end when rank 2 has no cores any more."""
+    answers = iter([False, False])
+    specs = [task(cost=cpus(1)), task(cost=cpus(2))]
+    run = Tracked(ranks(2, 2), lambda rank: next(answers, True), specs, max_concurrency=1)
+    run.go_on(1.0)
+    (_, other, _), *_ = run.running
+    assert other == 1 and run.scheduler.ready.offered == {0}
+    (rank,) = [queue.cost.rank for queue in run.scheduler.ready.all_queues() if queue.tasks]
+    run.tell(ResourcesUpdated(rank, cpus(0)))
+    run.end()
+    assert [number for _, number, _ in run.running] == [0] and run.asked[-1] != rank
 
 
 @pytest.mark.long

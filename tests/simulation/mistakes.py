@@ -619,6 +619,13 @@ MISTAKES = [
         options={"folds": True, "always": ("relaunch",)},
     ),
     Mistake(
+        "a task that is offered to the tracker on one rank is given up as that rank has no cores any more",
+        [("scheduler.ready:ReadyTasks.reconsider", " or not (q.cost.rank is None or fits(q.cost))", "")],
+        seed=2,
+        options={"always": ("withdrawn", "refusals")},
+        load=two_folds,
+    ),
+    Mistake(
         "an array keeps what it made of fewer pairs than there are",
         [("launch.takers:Pairs.find_outdated", "for launch, _ in self._elements.get(task, ())", "for launch in ()")],
         dialogue=elements_of_pairs,

@@ -157,7 +157,9 @@ def resume(
     taken_over = left.take_over(resumed)
     if resumed.unknown & (known.keys() | arrays.keys()):
         values = nothing_of(plan).array_values
-        values.update((number, its) for number, its in resumed.array_values.items() if number not in resumed.unknown)
+        values.update(
+            (number, resumed.array_values[number]) for number in resumed.elements
+        )  # no others: those may fill
         resumed.later = Resumed(array_values=values)
         left.take_over(resumed.later, taken_over)
     return resumed

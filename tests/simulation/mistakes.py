@@ -626,6 +626,18 @@ MISTAKES = [
         load=two_folds,
     ),
     Mistake(
+        "an array keeps what it made of fewer pairs, as it is looked at again for what is taken over late",
+        [
+            (
+                "launch.resume:resume",
+                "for number in resumed.elements)",
+                "for number in {*plan.arrays} - resumed.unknown)",
+            )
+        ],
+        seed=95094,
+        options={"folds": True, "always": ("resumed",)},
+    ),
+    Mistake(
         "an array keeps what it made of fewer pairs than there are",
         [("launch.takers:Pairs.find_outdated", "for launch, _ in self._elements.get(task, ())", "for launch in ()")],
         dialogue=elements_of_pairs,

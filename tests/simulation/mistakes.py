@@ -630,8 +630,8 @@ MISTAKES = [
         [
             (
                 "launch.resume:resume",
-                "for number in resumed.elements)",
-                "for number in {*plan.arrays} - resumed.unknown)",
+                "for number in resumed.elements\n",
+                "for number in {*plan.arrays} - resumed.unknown\n",
             )
         ],
         seed=95094,

@@ -203,6 +203,7 @@ class _Reader:
         self.launch = launch
         self._history = history
         self._in_flight: set[int] = set()
+        self._without_value: dict[int, Done] = {}  # where an earlier launch has left one
         self._arrays: dict[int, ArrayLaunch] = {}
         self._leased: dict[int, tuple[int, Sequence[Interval]]] = {}
         self._failed: set[tuple[int, int]] = set()
@@ -272,6 +273,9 @@ class _Reader:
         known = self._history.done.get(identity)
         if known is None or done.has_value or not known.has_value:
             self._history.done[identity] = done
+            self._without_value.pop(task, None)
+        else:
+            self._without_value[task] = done
         for table in (self._history.failed, self._history.deaths):
             table.pop(identity, None)
 
@@ -329,7 +333,11 @@ class _Reader:
         array.count = max([array.count, *(stop for _, intervals in taken for _, stop in intervals)])  # windowed
 
     def _take_persisted(self, task: int, key: Key) -> None:
-        done = self._history.done.get(self.launch.identity(task))
+        identity = self.launch.identity(task)
+        made = self._without_value.pop(task, None)  # behind a windowed array it may differ from the earlier value
+        if made is not None:
+            self._history.done[identity] = made
+        done = self._history.done.get(identity)
         if done is not None:
             done.key = key
 

@@ -51,6 +51,21 @@ def test_an_exception_is_no_death():
     assert history([turn([sent(1)]), turn(failed=[failed(1, RAISED)])]).deaths == {}
 
 
+def test_a_file_holds_the_value_of_the_launch_that_wrote_it():
+    # Behind a fold of a windowed array a function with the same fingerprint may have another value.
+    def done(key=None):
+        return turn(done=[(0, 1, 1, 0.0, 0.1, 8, None, key)])
+
+    earlier, key = [done(), ("persisted", 0, "of 1")], ("persisted", 0, "of 2")
+    assert [history(earlier, each).done[F] for each in ([], [done()])] == [history(earlier).done[F]] * 2
+    made = history(earlier, [done(), key]).done[F]
+    assert (made.epoch, made.key) == (2, "of 2")
+    again = history(earlier, [done(), key, done(), ("persisted", 0, "of 2, again")]).done[F]
+    assert (again.epoch, again.key) == (2, "of 2, again")
+    restored = history(earlier, [("restored", [0]), key]).done[F]
+    assert (restored.epoch, restored.key) == (1, "of 2"), "it was taken over, and written once more"
+
+
 def test_a_launch_that_was_cut_short_leaves_suspects():
     assert history([turn([sent(1)]), ("end", "stopped", 75, True)]).suspects == {F}
     assert history([turn([sent(1)]), ("end", "stopped", 75, False)]).suspects == set()

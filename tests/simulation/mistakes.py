@@ -626,6 +626,12 @@ MISTAKES = [
         load=two_folds,
     ),
     Mistake(
+        "the file of a value counts for the launch that has left the value before",
+        [("results.history:_Reader._take_persisted", "if made is not None:", "if False:")],
+        seed=310563,
+        options={"folds": True, "always": ("resumed",)},
+    ),
+    Mistake(
         "an array keeps what it made of fewer pairs, as it is looked at again for what is taken over late",
         [
             (

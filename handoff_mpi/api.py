@@ -111,7 +111,8 @@ def execute_local(dag: DAG, *, setup: Setup | None = None, **options: Unpack[Exe
         As :func:`execute`.
     """
     chosen = options_of(options)
-    job = local_job() if jobs.current is None or jobs.current.is_mpi else jobs.current
+    current = jobs.current
+    job = local_job() if current is None or current.is_mpi else current
     return _execute_on(job, dag, chosen, setup)
 
 
@@ -169,7 +170,8 @@ class Cluster:
         return self.job.rank == 0
 
     def __enter__(self) -> Cluster:
-        self._before, jobs.current = jobs.current, self.job  # what is asked in here is asked of this job
+        self._before = jobs.current
+        jobs.enter(self.job)  # what is asked in here is asked of this job
         if not self and self._serve_now:
             _serve(self.job)
         return self
@@ -221,7 +223,7 @@ class Cluster:
         return Pool, ()  # in an object that a function needs
 
     def __exit__(self, *exc_info: Any) -> None:
-        jobs.current = self._before
+        jobs.leave(self.job)
         if not self:
             return
         if self._before is self.job:
@@ -265,7 +267,7 @@ def _job_for(comm: Any, join_limit: float, site: CallSite | None) -> Job:
 
 def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) -> Results:
     _refuse_in_import()
-    before, jobs.current = jobs.current, job
+    jobs.enter(job)
     try:
         if setup is not None:
             job.run_setup(setup)
@@ -273,7 +275,7 @@ def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) ->
 
         return execute_on(job, dag, options)
     finally:
-        jobs.current = before
+        jobs.leave(job)
 
 
 def _refuse_in_import() -> None:

@@ -191,7 +191,8 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         rank_main.ignore_signals()
     if "run_dir" in chosen:
         own_supervisor().note_arrived(chosen["run_dir"])
-    job = this_process.of(OwnJobs).current = rank_main.join(RunOptions(**chosen).join_limit)
+    job = rank_main.join(RunOptions(**chosen).join_limit)
+    this_process.of(OwnJobs).enter(job)
     if job.rank == 0:
         job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
         rank_main.end(job, _lead(job, given, args, chosen, None if has_supervisor() else stdout))
@@ -347,7 +348,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
 
     code, told = EXIT_DONE, ""
     try:
-        this_process.of(OwnJobs).current = job
+        this_process.of(OwnJobs).enter(job)
         file, dag = rank_main.load(job, _target(given), args)
         if dag is not None:
             options = rank_main.completed(chosen, file.path, dag)

@@ -181,7 +181,7 @@ def in_process(monkeypatch, tmp_path):
     """The command line in this process, which it leaves as it was."""
     handlers = {number: signal.getsignal(number) for number in STOPPING}
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(this_process.of(OwnJobs), "current", None)
+    monkeypatch.setattr(this_process.of(OwnJobs), "entered", [])
     monkeypatch.chdir(tmp_path)
     yield
     for number, handler in handlers.items():

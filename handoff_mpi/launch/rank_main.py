@@ -68,7 +68,7 @@ _EXIT_POLL_INTERVAL_S = 0.005
 
 def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
-    this_process.of(OwnJobs).current = job
+    this_process.of(OwnJobs).enter(job)
     _listen_to_signals(job, chosen.get("run_dir"))
     if "run_dir" in chosen:
         own_supervisor().note_joined(Path(chosen["run_dir"]))

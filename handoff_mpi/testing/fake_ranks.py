@@ -72,11 +72,11 @@ def fake_ranks(
     if jobs.current is not None:
         raise UsageError("fake_ranks cannot be used within a job, a Cluster or other fake ranks")
     job = _FakeJob(capabilities_of(n, hosts, cpu=cpu, memory=memory, gpu=gpu, **resources))
-    jobs.current = job
+    jobs.enter(job)
     try:
         yield job
     finally:
-        jobs.current = None
+        jobs.leave(job)
         job.close()
 
 

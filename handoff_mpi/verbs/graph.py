@@ -137,7 +137,8 @@ def _names_run(target: str) -> bool:
 
 def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
     with contextlib.redirect_stdout(sys.stderr):  # what dag.py prints is no part of the drawing
-        this_process.of(OwnJobs).current = job = local_job()
+        job = local_job()
+        this_process.of(OwnJobs).enter(job)
         _, dag = rank_main.load(job, target, dag_args)
         if dag is None:
             return None

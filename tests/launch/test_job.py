@@ -13,6 +13,8 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Fixed, Function, execute_local
 from handoff_mpi.launch.joining import local_job
+from handoff_mpi.launch.own_jobs import OwnJobs
+from handoff_mpi.process_context import this_process
 
 SCRIPT = """
 import os, sys, threading, time
@@ -132,6 +134,7 @@ def executed(number):
 def test_runs_of_one_process_that_begin_beside_one_another_keep_their_messages_apart():
     with ThreadPoolExecutor(3) as pool:
         assert [*pool.map(executed, range(1, 4))] == [4, 4, 4]
+    assert this_process.of(OwnJobs).current is None
 
 
 def test_runs_within_a_run_of_one_process_keep_their_messages_apart():
@@ -151,3 +154,13 @@ def test_a_run_within_another_is_stopped_with_it():
         assert inner.stop_reason == "interrupted"
     with job.running() as again:
         assert again is job
+
+
+def test_jobs_may_be_left_in_another_order_than_they_were_entered():
+    jobs, one, other = OwnJobs(), local_job(), local_job()
+    jobs.enter(one)
+    jobs.enter(other)
+    jobs.leave(one)
+    assert jobs.current is other
+    jobs.leave(other)
+    assert jobs.current is None

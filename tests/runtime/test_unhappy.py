@@ -161,7 +161,7 @@ def test_each_nonsense_variable_is_refused(monkeypatch, capsys, tmp_path, name):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(cli, "is_under_launcher", lambda: False)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(this_process.of(OwnJobs), "current", None)
+    monkeypatch.setattr(this_process.of(OwnJobs), "entered", [])
     monkeypatch.setenv(name, ENVIRONMENT[name])
     assert cli.main(["run", "ok.py"]) == 2
     err = capsys.readouterr().err

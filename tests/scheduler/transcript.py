@@ -197,10 +197,10 @@ class Dialogue:
         return [event]
 
     def _replay(self, rows):
-        new = self.scheduler.specs[len(self._states) :]
-        self._states += [State.WAITING if spec.inputs else State.READY for spec in new]
-        for number in [number for number, _, cause, _, _, _ in rows if cause == Cause.RESTORED]:
-            self._states[number] = State.WAITING
+        first = len(self._states)
+        restored = {number for number, _, cause, _, _, _ in rows if cause == Cause.RESTORED}
+        for number, spec in enumerate(self.scheduler.specs[first:], first):
+            self._states.append(State.WAITING if spec.inputs or number in restored else State.READY)
         leases, selections = self.scheduler.tasks.leases, self.scheduler.tasks.selections
         for number, then, cause, _, _, _ in rows:
             if number < 0:

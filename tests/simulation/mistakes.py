@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from handoff_mpi.scheduler import queues, waiters
+from handoff_mpi.scheduler import Cause, State, queues, waiters
 from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.simulation.shapes import Window
 from handoff_mpi.simulation.workload import Workload
@@ -35,10 +35,14 @@ from tests.launch.test_takers import (
 from tests.scheduler.test_arrays import (
     test_a_retry_that_fails_with_its_rank_after_too_many_failures_has_failed_once as retry_that_fails_with_its_rank,
 )
+from tests.scheduler.test_lifecycle import test_each_row_of_the_table_happens_in_some_run as row_happens
 from tests.scheduler.test_pauses import stop_while_failures_are_held
 from tests.scheduler.test_undecided import trials_that_are_skipped
+from tests.scheduler.test_waiting_elements import (
+    test_no_element_begins_of_an_array_that_an_earlier_launch_left_as_nobody_needs_it as elements_that_nobody_needs,
+)
 from tests.simulation import test_tree
-from tests.simulation.test_folds_of_windows import partly_needed, two_folds
+from tests.simulation.test_folds_of_windows import two_folds
 
 _MAX_RUN_S = 20
 _ANNOTATIONS = "from __future__ import annotations"
@@ -550,8 +554,7 @@ MISTAKES = [
     Mistake(
         "elements of an array that nobody needs any more wait for functions that never run",
         [("scheduler.waiting_elements:WaitingElements.begin", "self._tasks.state[number] == DONE", "False")],
-        seed=114,
-        options={"links": True},
+        dialogue=elements_that_nobody_needs,
     ),
     Mistake(
         "a retry that dies with its rank after too many elements have failed fails twice",
@@ -587,9 +590,7 @@ MISTAKES = [
     Mistake(
         "an array that waits for elements alone is not taken over late, and waits for ever",
         [("scheduler.arrays:Arrays._has_not_begun", "self._tasks.state[task] == READY", "False")],
-        seed=0,
-        options=_LATE,
-        load=partly_needed,
+        dialogue=partial(row_happens, (State.READY, Cause.RESTORED)),
     ),
     Mistake(
         "what depends on one fold has begun when another is known, and is taken over then",
@@ -601,14 +602,14 @@ MISTAKES = [
     Mistake(
         "what was computed while a fold was another is taken over",
         [("launch.late_values:LateValues._take_known", "is_same = all(", "is_same = True or all(")],
-        seed=60,
+        seed=64,
         options=_LATE,
         load=_CHANGING,
     ),
     Mistake(
         "a last block is taken over that had fewer values",
         [("runtime.window_consumers:WindowConsumers._same", "(is_last and total == count)", "is_last")],
-        seed=66,
+        seed=197,
         options=_LATE,
         load=_GROWING,
     ),

@@ -12,6 +12,8 @@ def isolation_of(job: Job, options: RunOptions, rank: int, slots: int) -> str:
         return "process"  # scheduling never waits for a call
     if not (job.is_mpi or job.is_local):  # fake ranks
         return "process" if options.isolation == "process" else "inline"
+    if job.is_beside_another:
+        return "process"  # calls of two threads would restore each other's directory and environment
     if options.isolation != "auto":
         return options.isolation
     safe = job.has_fault_tolerance or not job.is_mpi

@@ -53,6 +53,33 @@ class StaysOpen(Protocol):
         ...
 
 
+class _CallingThread:
+    """The thread of this process that executes a run whose functions are called here, and those within that run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ident = 0
+
+    @property
+    def is_this(self) -> bool:
+        return self._ident == threading.get_ident()
+
+    def take(self) -> bool:
+        """Have it be this thread, if there is none; return whether that is so."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        self._ident = threading.get_ident()
+        return True
+
+    def give_back(self) -> None:
+        """Have it be none."""
+        self._ident = 0
+        self._lock.release()
+
+
+_calling_thread = _CallingThread()
+
+
 class Job:
     """The ranks of one job as one of them sees it.
 
@@ -76,6 +103,7 @@ class Job:
         summary: of the run of a command line, as ``summary.json`` has it; None before its end.
         latest_summary: of the run that ended last; ``dag.py`` may have made some while it was loaded.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
+        is_beside_another: whether another thread of this process calls functions: so its directory is theirs meanwhile.
         open_run: the run that computes the maps of pools; None where no map has begun one.
         is_over: whether rank 0 has ended the job.
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
@@ -102,6 +130,7 @@ class Job:
         self._runs = 0
         self._is_running = False
         self._local_turn = threading.Lock()  # of the run that uses the transport of one process
+        self.is_beside_another = False
         self._maps = 0
         self._lock = threading.RLock()  # maps of several threads wait for one another
         self.open_run: StaysOpen | None = None
@@ -283,16 +312,21 @@ class Job:
             UsageError: the ranks execute another run.
         """
         if self.is_local and not self._local_turn.acquire(blocking=False):
-            yield self._beside()
+            with self._beside().running() as other:
+                yield other
             return
         if not self.is_local and self._is_running:
             raise UsageError("this job executes a run; start another one once it has ended")
         self.leave_open_run()
         self._is_running = True
+        is_first = self.is_local and _calling_thread.take()
+        self.is_beside_another = self.is_local and not (is_first or _calling_thread.is_this)
         try:
             yield self
         finally:
             self._is_running = False
+            if is_first:
+                _calling_thread.give_back()
             if self.is_local:
                 self._local_turn.release()
 
@@ -301,6 +335,7 @@ class Job:
         other = copy.copy(self)
         other.transport, other.membership = MemoryNetwork(1).transport(0), Membership()
         other._outer, other._stop_reason = self, ""
+        other._local_turn = threading.Lock()
         return other
 
     @contextmanager

@@ -118,8 +118,14 @@ class ProcessState:
     def finish(self) -> None:
         """No more calls follow, or one that has made this one begin continues."""
         global _current
-        if _current is self:
-            _current, self._outer = self._outer, None
+        inner = _current
+        while inner is not None and inner is not self and inner._outer is not self:
+            inner = inner._outer
+        if inner is self:
+            _current = self._outer
+        elif inner is not None:  # of a thread that has begun later, and continues
+            inner._outer = self._outer
+        self._outer = None
 
     def enter(self, directory: str | None, variables: Mapping[str, str | None]) -> None:
         """Give the call a working directory and variables of its own.

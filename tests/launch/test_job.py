@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from handoff_mpi import DAG, Fixed, Function, execute_local
 from handoff_mpi.launch.joining import local_job
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.process_context import this_process
+from handoff_mpi.worker.process_state import is_in_call
 
 SCRIPT = """
 import os, sys, threading, time
@@ -135,6 +138,32 @@ def test_runs_of_one_process_that_begin_beside_one_another_keep_their_messages_a
     with ThreadPoolExecutor(3) as pool:
         assert [*pool.map(executed, range(1, 4))] == [4, 4, 4]
     assert this_process.of(OwnJobs).current is None
+    assert not is_in_call()
+
+
+def in_directory(name):
+    """Return the directory and a variable that this call finds, and leave others."""
+    found = Path.cwd().name, os.environ.get("LEFT_BY_A_CALL")
+    time.sleep(0.01)
+    os.chdir("..")
+    os.environ["LEFT_BY_A_CALL"] = name
+    return found
+
+
+def in_directories(place):
+    dag = DAG(place.name)
+    dag.map(in_directory, [place.name] * 20, id="found", cwd=place)
+    return set(execute_local(dag, run_dir=False)["found"])
+
+
+def test_calls_of_runs_in_threads_leave_the_directory_and_the_environment_alone(tmp_path):
+    places = [tmp_path / name for name in ("a", "b", "c")]
+    for each in places:
+        each.mkdir()
+    before = Path.cwd()
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(in_directories, places)] == [{(each.name, None)} for each in places]
+    assert Path.cwd() == before and "LEFT_BY_A_CALL" not in os.environ
 
 
 def test_runs_within_a_run_of_one_process_keep_their_messages_apart():

@@ -13,6 +13,7 @@ import pytest
 import handoff_mpi
 from handoff_mpi import DAG, Argument, DAGError, DAGFailed, Function, execute_local, task
 from handoff_mpi.dag.fingerprint import fingerprints
+from handoff_mpi.worker.process_state import ProcessState, is_in_call
 
 
 def look():
@@ -233,3 +234,13 @@ def test_what_notes_changes_is_the_function_of_os_for_all_others():
     assert pickle.loads(pickle.dumps(os.chdir)) is os.chdir
     with pytest.raises(FileNotFoundError):
         os.chdir("/there is no such directory")
+
+
+def test_states_of_two_threads_may_end_in_any_order():
+    first, second, third = ProcessState(), ProcessState(), ProcessState()
+    for each in (first, second, third):
+        each.begin()
+    for each in (second, first, third):
+        assert is_in_call()
+        each.finish()
+    assert not is_in_call()

@@ -53,7 +53,7 @@ class StaysOpen(Protocol):
         ...
 
 
-class _CallingThread:
+class CallingThread:
     """The thread of this process that executes a run whose functions are called here, and those within that run."""
 
     def __init__(self) -> None:
@@ -75,9 +75,6 @@ class _CallingThread:
         """Have it be none."""
         self._ident = 0
         self._lock.release()
-
-
-_calling_thread = _CallingThread()
 
 
 class Job:
@@ -319,14 +316,15 @@ class Job:
             raise UsageError("this job executes a run; start another one once it has ended")
         self.leave_open_run()
         self._is_running = True
-        is_first = self.is_local and _calling_thread.take()
-        self.is_beside_another = self.is_local and not (is_first or _calling_thread.is_this)
+        calling = this_process.of(CallingThread)
+        is_first = self.is_local and calling.take()
+        self.is_beside_another = self.is_local and not (is_first or calling.is_this)
         try:
             yield self
         finally:
             self._is_running = False
             if is_first:
-                _calling_thread.give_back()
+                calling.give_back()
             if self.is_local:
                 self._local_turn.release()
 

@@ -11,7 +11,8 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.launch.rerun import read_rerun
 
 
-def plan_of():
+@pytest.fixture
+def plan():
     dag = DAG("rerun")
     dag.add_function(Function("fit", [], list))
     dag.map(abs, range(10), id="sweep")
@@ -22,18 +23,15 @@ def plan_of():
     return plan
 
 
-PLAN = plan_of()
-
-
-def test_functions_and_whole_arrays_are_named_by_their_ids():
-    rerun = read_rerun(["fit", ("all", 2), "sweep"], PLAN)
+def test_functions_and_whole_arrays_are_named_by_their_ids(plan):
+    rerun = read_rerun(["fit", ("all", 2), "sweep"], plan)
     assert (rerun.tasks, rerun.elements, rerun.named) == ({0, 1, 2}, {}, {0, 1, 2})
 
 
-def test_a_fold_of_a_windowed_array_is_named_with_the_blocks_that_it_folds():
-    blocks, fold = PLAN.number_of["sum-blocks"], PLAN.number_of["sum"]
-    assert read_rerun(["sum"], PLAN).tasks == {blocks, fold}
-    assert read_rerun(["sum-blocks"], PLAN).tasks == {blocks}
+def test_a_fold_of_a_windowed_array_is_named_with_the_blocks_that_it_folds(plan):
+    blocks, fold = plan.number_of["sum-blocks"], plan.number_of["sum"]
+    assert read_rerun(["sum"], plan).tasks == {blocks, fold}
+    assert read_rerun(["sum-blocks"], plan).tasks == {blocks}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +45,8 @@ def test_a_fold_of_a_windowed_array_is_named_with_the_blocks_that_it_folds():
         (("sweep", 4), [(4, 5)]),
     ],
 )
-def test_elements_are_named_as_python_counts_them(name, elements):
-    rerun = read_rerun([name], PLAN)
+def test_elements_are_named_as_python_counts_them(name, elements, plan):
+    rerun = read_rerun([name], plan)
     assert [*rerun.elements[1]] == elements
     assert (rerun.tasks, rerun.named) == (set(), {1})
 
@@ -66,11 +64,11 @@ def test_elements_are_named_as_python_counts_them(name, elements):
         ("sweep[1:2:3]", "neither an index nor a slice"),
     ],
 )
-def test_what_is_not_there_is_refused(name, problem):
+def test_what_is_not_there_is_refused(name, problem, plan):
     with pytest.raises(UsageError, match=problem):
-        read_rerun([name], PLAN)
+        read_rerun([name], plan)
 
 
-def test_of_many_that_are_not_there_the_first_is_named():
+def test_of_many_that_are_not_there_the_first_is_named(plan):
     with pytest.raises(UsageError, match="rerun names 'a' and 2 more"):
-        read_rerun(["a", "b", "c"], PLAN)
+        read_rerun(["a", "b", "c"], plan)

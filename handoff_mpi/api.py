@@ -112,7 +112,7 @@ def execute_local(dag: DAG, *, setup: Setup | None = None, **options: Unpack[Exe
     """
     chosen = options_of(options)
     current = jobs.current
-    job = local_job() if current is None or current.is_mpi else current
+    job = local_job() if current is None or current.is_mpi else current.for_another_run()  # its setup is its own
     return _execute_on(job, dag, chosen, setup)
 
 

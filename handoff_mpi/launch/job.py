@@ -308,32 +308,37 @@ class Job:
         Raises:
             UsageError: the ranks execute another run.
         """
-        if self.is_local and not self._local_turn.acquire(blocking=False):
+        if not self.is_local:
+            if self._is_running:
+                raise UsageError("this job executes a run; start another one once it has ended")
+        elif not self._local_turn.acquire(blocking=False):
             with self._beside().running() as other:
                 yield other
             return
-        if not self.is_local and self._is_running:
-            raise UsageError("this job executes a run; start another one once it has ended")
-        self.leave_open_run()
-        self._is_running = True
         calling = this_process.of(CallingThread)
         is_first = self.is_local and calling.take()
         self.is_beside_another = self.is_local and not (is_first or calling.is_this)
+        self._is_running = True
         try:
+            self.leave_open_run()
             yield self
         finally:
-            self._is_running = False
+            self._is_running = self.is_beside_another = False
             if is_first:
                 calling.give_back()
             if self.is_local:
                 self._local_turn.release()
+
+    def for_another_run(self) -> Job:
+        """Return the job for a run in this process: this one, or one beside it while it executes a run."""
+        return self._beside() if self._local_turn.locked() else self
 
     def _beside(self) -> Job:
         """Return a job of this process alone for a run that begins before the one of this job has ended."""
         other = copy.copy(self)
         other.transport, other.membership = MemoryNetwork(1).transport(0), Membership()
         other._outer, other._stop_reason = self, ""
-        other._local_turn = threading.Lock()
+        other._local_turn, other.open_run = threading.Lock(), None
         return other
 
     @contextmanager

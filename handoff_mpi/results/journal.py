@@ -13,7 +13,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -202,6 +202,8 @@ class Journal:
             self._release()
 
     def _release(self) -> None:
+        with suppress(OSError):  # another failure was raised already
+            self._sync.end()  # it uses the descriptor
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

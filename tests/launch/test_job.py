@@ -175,6 +175,22 @@ def test_runs_within_a_run_of_one_process_keep_their_messages_apart():
     assert results["elements"][:] == [4, 4]
 
 
+def test_a_run_within_another_has_a_setup_of_its_own():
+    def inner(number):
+        dag = DAG("inner")
+        dag.add_function(Function("variable", [], os.environ.get, ["OF_SETUP"], cost={"of inner": 1}))
+        return execute_local(dag, setup=lambda rank: {"of inner": 1}, run_dir=False).counts()["done"]
+
+    dag = DAG("outer")
+    dag.map(inner, range(2), id="inner", cost={"of outer": 1})
+    job = local_job()
+    with job.running():
+        assert job.for_another_run() is not job
+    assert job.for_another_run() is job
+    results = execute_local(dag, setup=lambda rank: {"of outer": 1}, run_dir=False)
+    assert results["inner"][:] == [1, 1]
+
+
 def test_a_run_within_another_is_stopped_with_it():
     job = local_job()
     with job.running(), job.running() as inner:

@@ -92,6 +92,7 @@ class Launch:
         tasks: (id, fingerprint, name, inputs, cost) of each.
         arrays: the numbers of those of them that are arrays.
         restored: those of them that an earlier launch did.
+        failed: those of them of which attempts failed.
         failed_calls: (rank, started, seconds) of each call of a task that failed, in order; format 2 has none.
         lost_ranks: those that were lost and have not come back, with the reason.
         probation: the hosts and ranks that were on probation, in words, and why.
@@ -105,6 +106,7 @@ class Launch:
     tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, object]]] = field(default_factory=list)
     arrays: list[int] = field(default_factory=list)
     restored: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
     failed_calls: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
     probation: dict[str, str] = field(default_factory=dict)
@@ -124,7 +126,8 @@ class History:
 
     Attributes:
         launches: in order.
-        done: what was done, by identity; the newest, but one with a value before one without.
+        done: what was done, by identity: by the newest launch that did it, also where its value was not kept. That of an
+            earlier one may be another: ``--rerun`` asks for that, and elements of a windowed array may differ.
         failed: (attempt, rank, kind, message, traceback) of the last failure of each that has not been done since.
         deaths: how often a function's process died, of those that have not ended.
         suspects: functions that were in flight when a launch was cut short: one of them may have done it.
@@ -203,7 +206,6 @@ class _Reader:
         self.launch = launch
         self._history = history
         self._in_flight: set[int] = set()
-        self._without_value: dict[int, Done] = {}  # where an earlier launch has left one
         self._arrays: dict[int, ArrayLaunch] = {}
         self._leased: dict[int, tuple[int, Sequence[Interval]]] = {}
         self._failed: set[tuple[int, int]] = set()
@@ -246,6 +248,7 @@ class _Reader:
             known = self._history.failed.get(identity)
             traceback = self._tracebacks.get(times[2], "") if times else known[4] if known else ""
             self._history.failed[identity] = (attempt, rank, kind, message, traceback)
+            self.launch.failed.add(task)
             if (task, attempt) in self._failed:
                 continue  # its rank died as well: one attempt fails once
             self._failed.add((task, attempt))
@@ -271,11 +274,8 @@ class _Reader:
     def _done(self, task: int, done: Done) -> None:
         identity = self.launch.identity(task)
         known = self._history.done.get(identity)
-        if known is None or done.has_value or not known.has_value:
+        if known is None or known.epoch != done.epoch or done.has_value or not known.has_value:
             self._history.done[identity] = done
-            self._without_value.pop(task, None)
-        else:
-            self._without_value[task] = done
         for table in (self._history.failed, self._history.deaths):
             table.pop(identity, None)
 
@@ -333,11 +333,7 @@ class _Reader:
         array.count = max([array.count, *(stop for _, intervals in taken for _, stop in intervals)])  # windowed
 
     def _take_persisted(self, task: int, key: Key) -> None:
-        identity = self.launch.identity(task)
-        made = self._without_value.pop(task, None)  # behind a windowed array it may differ from the earlier value
-        if made is not None:
-            self._history.done[identity] = made
-        done = self._history.done.get(identity)
+        done = self._history.done.get(self.launch.identity(task))
         if done is not None:
             done.key = key
 

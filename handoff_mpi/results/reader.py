@@ -156,7 +156,8 @@ def _stale(history: History, launch: Launch) -> set[int]:
 def _take(prepared: PreparedResults, history: History, launch: Launch, task: int, is_stale: bool) -> None:
     """Take what became of one function into ``prepared``."""
     table, identity = prepared.records, launch.identity(task)
-    done, failed = None if is_stale else history.done.get(identity), history.failed.get(identity)
+    done = None if is_stale else history.done.get(identity)
+    failed = history.failed.get(identity) if task in launch.failed else None
     if identity in history.incidents:
         table.incidents[task] = history.incidents[identity]
     calls = launch.failed_calls.get(task, [])

@@ -145,10 +145,14 @@ class SimulatedRunDir:
         """Return the tasks that a later launch must not run, and the keys of the files that let it: a dumb twin."""
         spared: dict[int, Key | None] = {}
         for segment in self._segments:
+            done_here: set[int] = set()
             for _, (kind, *fields) in segment.records:
                 if kind == "turn":
                     _, done, *_ = fields
                     for task, *_, payload, key in done:
+                        if task not in done_here:
+                            done_here.add(task)
+                            spared.pop(task, None)  # it may have another value now
                         if payload is not None:
                             assert payload[0] == PLAIN
                             spared[task] = None

@@ -226,6 +226,31 @@ def test_rerun_runs_a_function_again_and_all_after_it(calls, tmp_path):
         run(chain(calls), tmp_path, rerun=["z"])
 
 
+def test_no_value_is_used_or_shown_that_rerun_has_replaced_without_keeping_it(tmp_path):
+    """What the function reads has changed, which its fingerprint does not tell."""
+    (data := tmp_path / "data").write_text("1")
+
+    def double(big):
+        return 2 * int(big[0])
+
+    def dag(*consumers):
+        dag = DAG("rerun")
+        dag.add_function(Function("big", (), lambda: numpy.full(100_000, int(data.read_text()))))
+        for id in consumers:
+            dag.add_function(Function(id, ["big"], double))
+        return dag
+
+    run(dag("first"), tmp_path)
+    data.write_text("2")
+    for rerun in (["big"], []):
+        run(dag("first"), tmp_path, checkpoint="none", rerun=rerun)
+        later = load(tmp_path / "run")
+        assert later["first"] == 4 and "big" not in later and later.counts()["done"] == 2
+        with pytest.raises(handoff.ValueUnavailable, match="was not kept"):
+            later["big"]
+    assert run(dag("first", "second"), tmp_path)["second"] == 4
+
+
 def test_load_reads_a_run_from_its_run_dir(calls, tmp_path):
     first = run(chain(calls), tmp_path)
     later = handoff.load(tmp_path / "run")

@@ -627,8 +627,8 @@ MISTAKES = [
         load=two_folds,
     ),
     Mistake(
-        "the file of a value counts for the launch that has left the value before",
-        [("results.history:_Reader._take_persisted", "if made is not None:", "if False:")],
+        "a value counts that an earlier launch left, where a later one had another and did not keep it",
+        [("results.history:_Reader._done", "known.epoch != done.epoch or ", "")],
         seed=310563,
         options={"folds": True, "always": ("resumed",)},
     ),

@@ -126,7 +126,7 @@ class History:
 
     Attributes:
         launches: in order.
-        done: what was done, by identity: by the newest launch that did it, also where its value was not kept. That of an
+        done: what was done, by identity: by the newest launch that did it, also if its value was not kept. That of an
             earlier one may be another: ``--rerun`` asks for that, and elements of a windowed array may differ.
         failed: (attempt, rank, kind, message, traceback) of the last failure of each that has not been done since.
         deaths: how often a function's process died, of those that have not ended.

@@ -227,7 +227,7 @@ def test_rerun_runs_a_function_again_and_all_after_it(calls, tmp_path):
 
 
 def test_no_value_is_used_or_shown_that_rerun_has_replaced_without_keeping_it(tmp_path):
-    """What the function reads has changed, which its fingerprint does not tell."""
+    """The function reads a file that has changed, which its fingerprint does not tell."""
     (data := tmp_path / "data").write_text("1")
 
     def double(big):

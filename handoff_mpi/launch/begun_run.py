@@ -149,7 +149,8 @@ class BegunRun:
         writer = JournalWriter(journal, run.plan, self.key_of, run.scheduler.arrays)
         marks, accepted = earlier.marks, earlier.acceptance.new
         restored = self.resumed.rest, self.resumed.elements
-        writer.begin(about, marks.of, *restored, marks.codes, accepted, earlier.reasons())
+        replaced = self.resumed.replaced.tasks, self.resumed.replaced.elements
+        writer.begin(about, marks.of, *restored, marks.codes, accepted, earlier.reasons(), replaced)
         return writer
 
     def _make_home(self) -> ResultStore:

@@ -104,6 +104,8 @@ class ElementsTakenOver:
         for each, digests in zip(array.elements, launch.digests, strict=True):
             for interval in each.same_prefix(digests, ObjectDigests()).missing(array.count):
                 same.discard(*interval)
+        for interval in launch.replaced:
+            same.discard(*interval)
         return same
 
     def _same_sources(self, number: int, epoch: int, same: IntervalSet) -> IntervalSet:

@@ -43,6 +43,7 @@ class Resumed:
         other_arguments: how many elements of an array had values, and have other arguments now.
         suspect_elements: see :class:`~handoff_mpi.scheduler.Submitted`.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
+        replaced: the same without elements of arrays that keep their values.
         unknown: the tasks that depend on all elements of a windowed array: whether they change is known when these
             have come.
         later: what of these is taken over if none has changed; None if nothing is: see
@@ -62,6 +63,7 @@ class Resumed:
     other_arguments: dict[int, int] = field(default_factory=dict)
     suspect_elements: dict[int, list[list[Interval]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
+    replaced: Rerun = field(default_factory=Rerun)
     unknown: set[int] = field(default_factory=set)
     later: Resumed | None = None
 
@@ -136,6 +138,7 @@ def resume(
     resumed.rerun = with_consumers(plan, {*rerun.named})
     resumed.unknown = behind_windowed(plan)
     fresh, again = spread(plan, rerun)
+    resumed.replaced = Rerun(fresh, again)
     known: dict[int, Done] = {}
     arrays: dict[int, Sequence[ArrayLaunch]] = {}
     for task, id in enumerate(plan.ids):

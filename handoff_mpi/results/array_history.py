@@ -39,6 +39,7 @@ class ArrayLaunch:
         covered: of a windowed array, how many elements have digests; the last one may be of a part of a block.
         pulled_digests: of a windowed array.
         is_open: whether it is a windowed array of which more elements might have come.
+        replaced: its elements whose values count no more, as a later launch was to make them again.
         suspects: of each lease that ran when the launch was cut short, the elements whose end was not known.
     """
 
@@ -49,6 +50,7 @@ class ArrayLaunch:
     restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
     failed: list[tuple[Sequence[Interval], int, int, str, str, str, int]] = field(default_factory=list)
     suspects: list[IntervalSet] = field(default_factory=list)
+    replaced: IntervalSet = field(default_factory=IntervalSet)
     block: int = 0
     covered: int = 0
     pulled_digests: bytearray = field(default_factory=bytearray)

@@ -53,6 +53,7 @@ class FunctionInLaunch:
         restored: of an array, how many elements the launch took over.
         is_accepted: whether the user accepted in this launch that it has changed since an earlier one made its value.
         again: why it ran again although an earlier launch had done it; empty if that is not recorded.
+        is_replaced: whether its earlier value counts no more, by ``--rerun``.
         pin: the rank or host that it was pinned to.
         group: (number of the task, id) of some of those that it was collocated with, itself among them.
         strategy: the name of the allocation strategy's class; empty if that is not recorded.
@@ -68,6 +69,7 @@ class FunctionInLaunch:
     restored: int = 0
     is_accepted: bool = False
     again: str = ""
+    is_replaced: bool = False
     pin: int | str | None = None
     group: list[tuple[int, str]] = field(default_factory=list)
     strategy: str = ""
@@ -187,6 +189,9 @@ class _FunctionReader(AnybodysReader):
     def _take_again(self, reasons: dict[str, list[int]]) -> None:
         found = (reason for reason, tasks in reasons.items() if self._own.number in tasks)
         self._own.again = one_line(next(found, ""), _MAX_CHARS)
+
+    def _take_replaced(self, tasks: list[int], elements: object) -> None:
+        self._own.is_replaced = self._own.number in tasks
 
     def _take_bound(self, pins: dict[int | str, list[int]], groups: list[list[int]]) -> None:
         number = self._own.number

@@ -14,6 +14,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("traceback", number, text)``: a traceback that failed attempts refer to;
 - ``("restored", [task])``: done by an earlier launch;
 - ``("again", {reason: [task]})``: why tasks run that an earlier launch had done;
+- ``("replaced", [task], {array: intervals})``: by ``--rerun``, their earlier values count no more: those of whole
+  functions and arrays, and of elements;
 - ``("bound", {rank or host: [task]}, [[task]])``: which tasks are pinned where, and which are collocated;
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
 - ``("array", task, count, digests)``: the task is an array of so many elements; digests of each of its inputs;
@@ -230,6 +232,16 @@ class _Reader:
     def _take_accepted(self, changes: list[tuple[Hashable, bytes, bytes]]) -> None:
         for id, fingerprint, earlier in changes:
             self._history.accepted[id, fingerprint] = earlier
+
+    def _take_replaced(self, tasks: list[int], elements: dict[int, Sequence[Interval]]) -> None:
+        ids = {self.launch.tasks[task][0] for task in tasks}
+        for table in (self._history.done, self._history.arrays):  # with other code, too, they took what is replaced
+            for identity in [each for each in table if each[0] in ids]:
+                del table[identity]
+        intervals = {self.launch.tasks[task][0]: each for task, each in elements.items()}
+        for (id, _), launches in self._history.arrays.items() if intervals else ():
+            for each in launches:
+                each.replaced.update(intervals.get(id, ()))
 
     def _take_traceback(self, number: int, text: str) -> None:
         self._tracebacks[number] = text

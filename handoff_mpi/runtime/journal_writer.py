@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.arrays.intervals import IntervalSet
@@ -35,6 +35,7 @@ MAX_RETRIED_CHARS = 300
 _NO_CODES: Mapping[str, list[bytes]] = {}
 _NO_ELEMENTS: Mapping[int, Sequence[tuple[int, Sequence[Interval]]]] = {}
 _NO_REASONS: Mapping[str, list[int]] = {}
+_NOTHING_REPLACED: tuple[Collection[int], Mapping[int, IntervalSet]] = (), {}
 #: Causes of which a call is made again though the function did not fail.
 INCIDENTS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 #: Causes of which a task comes back that was sent to a rank, but not called there; a tuple, see ``DISPATCHES``.
@@ -76,6 +77,7 @@ class JournalWriter:
         codes: Mapping[str, list[bytes]] = _NO_CODES,
         accepted: Sequence[tuple[Hashable, bytes, bytes]] = (),
         again: Mapping[str, list[int]] = _NO_REASONS,
+        replaced: tuple[Collection[int], Mapping[int, IntervalSet]] = _NOTHING_REPLACED,
     ) -> None:
         """Write what the run is and its table of tasks.
 
@@ -84,6 +86,7 @@ class JournalWriter:
             codes: the digests of the codes of each name.
             accepted: (id, fingerprint, the earlier one that it goes by) of changes that the user accepts.
             again: why tasks run again that an earlier launch has done, and which ones.
+            replaced: the tasks, and elements of other arrays, whose earlier values count no more, by ``--rerun``.
 
         Raises:
             JournalError: it cannot be written.
@@ -107,6 +110,9 @@ class JournalWriter:
             self._journal.append(("accepted", list(accepted)))
         if again:
             self._journal.append(("again", dict(again)))
+        if any(replaced):
+            elements_replaced = {number: each.intervals() for number, each in replaced[1].items()}
+            self._journal.append(("replaced", [*replaced[0]], elements_replaced))
         for number, array in plan.arrays.items():
             digests = [each.digests(ObjectDigests()) for each in array.elements]
             self._journal.append(("array", number, array.count, digests))

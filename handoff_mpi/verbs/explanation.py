@@ -220,18 +220,20 @@ def _again(told: FunctionStory) -> list[dict[str, object]]:
             if own.number is not None and (own.restored or own.again)
         ]
     calls = told.story.calls
-    found, done_in, before, ended = list[dict[str, object]](), None, None, ""
+    found, done_in, before, why_open = list[dict[str, object]](), None, None, "no earlier launch had begun it"
     for index, own in enumerate(told.launches):
         outcomes = calls.outcome[(calls.task == told.task) & (calls.launch == index)].tolist()
         if index and own.number is not None:
-            found.append({"launch": own.epoch, **_taken_over(own, before, done_in, ended, len(outcomes))})
+            found.append({"launch": own.epoch, **_taken_over(own, before, done_in, why_open, len(outcomes))})
         elif index and before is not None:
             found.append({"launch": own.epoch, "what": "left out", "reason": "its DAG does not hold the function"})
         found += [{"launch": own.epoch, "what": "value lost", "reason": reason} for reason in own.lost]
         if DONE in outcomes:
             done_in = own
+        elif own.is_replaced:
+            done_in, why_open = None, f"launch {own.epoch} was to run it again, by --rerun, and did not"
         if outcomes:
-            ended = f"launch {own.epoch}: {OUTCOMES[outcomes[-1]]}"
+            why_open = f"it was not done yet (its last call, of launch {own.epoch}: {OUTCOMES[outcomes[-1]]})"
         before = own if own.number is not None else before
     return found
 
@@ -240,7 +242,7 @@ def _taken_over(
     own: FunctionInLaunch,
     before: FunctionInLaunch | None,
     done_in: FunctionInLaunch | None,
-    ended: str,
+    why_open: str,
     calls: int,
 ) -> dict[str, object]:
     """Return what a launch made of what earlier ones had done.
@@ -248,7 +250,7 @@ def _taken_over(
     Args:
         before: the newest launch before it that held the function.
         done_in: the newest launch before it that did the function.
-        ended: how the last call before it ended, in words.
+        why_open: why none did it, in words.
         calls: how often it called the function itself.
     """
     if own.is_restored:
@@ -259,7 +261,7 @@ def _taken_over(
     if before is None:
         reason = "no earlier launch had it"
     elif done_in is None:
-        reason = f"it was not done yet (its last call, of {ended})" if ended else "no earlier launch had begun it"
+        reason = why_open
     else:
         reason = own.again or _derived_reason(own, done_in)
     return {"what": what, "reason": reason}

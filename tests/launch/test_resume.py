@@ -251,6 +251,36 @@ def test_no_value_is_used_or_shown_that_rerun_has_replaced_without_keeping_it(tm
     assert run(dag("first", "second"), tmp_path)["second"] == 4
 
 
+def test_what_rerun_replaces_counts_no_more_also_where_that_launch_did_not_get_to_it(tmp_path):
+    """A later launch without ``--rerun``, as the next part of a requeued job is, runs what is left of it."""
+    (data := tmp_path / "data").write_text("1")
+
+    def scaled(x, index=0):
+        if index > 1 and (tmp_path / "bad").exists():
+            raise ValueError("bad")
+        return 10 * x + index
+
+    dag = DAG("replaced")
+    a = dag.add_function(Function("a", (), lambda: int(data.read_text())))
+    dag.add_function(Function("b", [a], scaled, [2]))
+    xs = dag.map(lambda index, a: int(data.read_text()) * a + index, range(4), a, id="xs")
+    dag.map(scaled, xs, range(4), id="ys")
+
+    def values(results):
+        return [results.get("a"), results.get("b"), [results["xs"].get(i) for i in range(4)], results["ys"].get(3)]
+
+    run(dag, tmp_path)
+    data.write_text("2")
+    for rerun, made in ((["a"], [2, 22, [4, 5, 6, 7], 73]), (["xs[1:]"], [2, 22, [4, 7, 8, 9], 93])):
+        (tmp_path / "bad").touch()
+        left = [*made[:1], None if rerun == ["a"] else 22, made[2], None]
+        for again in (rerun, []):
+            assert values(run(dag, tmp_path, rerun=again, check=False)) == values(load(tmp_path / "run")) == left
+        (tmp_path / "bad").unlink()
+        assert values(run(dag, tmp_path)) == values(load(tmp_path / "run")) == made
+        data.write_text("3")
+
+
 def test_load_reads_a_run_from_its_run_dir(calls, tmp_path):
     first = run(chain(calls), tmp_path)
     later = handoff.load(tmp_path / "run")

@@ -149,6 +149,20 @@ def test_a_value_file_that_was_lost(explain, tmp_path, capsys):
     assert "which is missing" in told
 
 
+def test_what_rerun_names_runs_again_until_it_is_done(explain, tmp_path):
+    tables = ("run", about()), ("tasks", 0, [row("a"), row("b", inputs=[0]), row("c", inputs=[1])])
+    replaced = ("again", {"--rerun names it": [0]}), ("replaced", [0, 1, 2], {})
+    write_launch(tmp_path / "run", *tables, turn(3, done=[done(task, 1, 1 + task, 1) for task in range(3)]))
+    fails = turn(2, done=[done(0, 1, 1, 0.5)], failed=[(1, 1, 1, RAISED, "ValueError", "no", T0 + 1.5, 0.5, -1)])
+    write_launch(tmp_path / "run", *tables, *replaced, fails)
+    write_launch(tmp_path / "run", *tables, ("restored", [0]), turn(2, done=[done(1, 1, 1, 0.5), done(2, 1, 1.5, 0.5)]))
+    assert "Launch 3 took over its value of launch 2." in explain("run", "a")[1]
+    why = "it was not done yet (its last call, of launch 2: failed)"
+    assert f"Launch 3 ran it: {why}." in explain("run", "b")[1]
+    why = "launch 2 was to run it again, by --rerun, and did not"
+    assert f"Launch 3 ran it: {why}." in explain("run", "c")[1]
+
+
 def test_pins_and_groups_tell_why_it_ran_there(explain, tmp_path):
     hosts, offers = about()["hosts"], [({"cpu": 1}, [1]), ({"cpu": 1, "gpu": 2}, [2])]
     rows = [row("pinned"), row("a"), row("b"), row("gpu", cpu=1, gpu=1), row("host")]

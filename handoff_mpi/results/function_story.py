@@ -13,6 +13,7 @@ from handoff_mpi.arrays.element_names import split_name
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import id_text, one_line, shell_word
 from handoff_mpi.results.anybodys_story import AnybodysReader, read_anybodys
+from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.element_story import ElementReader, ElementsTold
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment
@@ -102,6 +103,7 @@ class FunctionStory:
         namesakes: how many functions are written like it.
         is_own: whether nobody but this user and root could have written the journal.
         elements: those of the array that were asked for by themselves; None if none were.
+        is_behind_windowed: whether it depends on all elements of an array with a window.
     """
 
     story: Story
@@ -112,6 +114,7 @@ class FunctionStory:
     namesakes: int
     is_own: bool
     elements: list[ElementsTold] | None = None
+    is_behind_windowed: bool = False
 
 
 def read_function(run_dir: Path, wanted: str) -> FunctionStory:
@@ -152,6 +155,7 @@ class _FunctionReader(AnybodysReader):
         self._own_launches: list[FunctionInLaunch] = []
         self._value: KeptValue | None = None
         self._failure: LastFailure | None = None
+        self._folds: set[int] = set()  # of windowed arrays
 
     def read(self, segment: Segment, records: Iterator[Record]) -> None:
         self._own = FunctionInLaunch(segment.epoch)
@@ -235,8 +239,10 @@ class _FunctionReader(AnybodysReader):
 
     # -- elements -------------------------------------------------------------------------------------
 
-    def _take_array(self, task: int, count: int, digests: object) -> None:
+    def _take_array(self, task: int, count: int, digests: Any) -> None:
         super()._take_array(task, count, digests)
+        if ArrayLaunch(0, 0, digests).folds_windowed:
+            self._folds.add(self._table.here[task])
         if self._element_reader is not None and task == self._own.number:
             self._element_reader.begin(self._own.epoch, count)
 
@@ -292,4 +298,16 @@ class _FunctionReader(AnybodysReader):
         task, namesakes = ids.index(called), ids.count(called)
         reader = None if called == self._wanted else self._element_reader
         told = None if reader is None else reader.told()
-        return FunctionStory(story, task, self._own_launches, self._value, self._failure, namesakes, is_own, told)
+        its = self._own_launches, self._value, self._failure, namesakes, is_own, told
+        return FunctionStory(story, task, *its, not self._folds.isdisjoint(_all_inputs(story, task)))
+
+
+def _all_inputs(story: Story, task: int) -> set[int]:
+    """Return the functions on which one depends, directly or not."""
+    found: set[int] = set()
+    stack = [task]
+    while stack:
+        new = {*story.tasks.inputs_of(stack.pop()).tolist()} - found
+        found |= new
+        stack += new
+    return found

@@ -94,6 +94,7 @@ class Launch:
         tasks: (id, fingerprint, name, inputs, cost) of each.
         arrays: the numbers of those of them that are arrays.
         restored: those of them that an earlier launch did.
+        again: those of them that run again although an earlier launch did them, as it knew from the start.
         failed: those of them of which attempts failed.
         failed_calls: (rank, started, seconds) of each call of a task that failed, in order; format 2 has none.
         lost_ranks: those that were lost and have not come back, with the reason.
@@ -108,6 +109,7 @@ class Launch:
     tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, object]]] = field(default_factory=list)
     arrays: list[int] = field(default_factory=list)
     restored: set[int] = field(default_factory=set)
+    again: set[int] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
     failed_calls: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
@@ -232,6 +234,9 @@ class _Reader:
     def _take_accepted(self, changes: list[tuple[Hashable, bytes, bytes]]) -> None:
         for id, fingerprint, earlier in changes:
             self._history.accepted[id, fingerprint] = earlier
+
+    def _take_again(self, reasons: dict[str, list[int]]) -> None:
+        self.launch.again.update(task for tasks in reasons.values() for task in tasks)
 
     def _take_replaced(self, tasks: list[int], elements: dict[int, Sequence[Interval]]) -> None:
         ids = {self.launch.tasks[task][0] for task in tasks}

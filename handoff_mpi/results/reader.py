@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from handoff_mpi.results.status_file import read_status
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LISTED = 10_000
+_UNDECIDED = "; its value of launch {} counts again if all elements of arrays with a window prove to be the same"
 _COPY = "copy it into a directory of your own, if you trust its owner, and load the copy"
 
 
@@ -68,6 +70,8 @@ def load(run_dir: str | Path) -> Results:
     stale = _stale(history, launch)
     for task in range(len(launch.tasks)):
         _take(prepared, history, launch, task, task in stale)
+    for task, epoch in _undecided(history, launch, stale).items():
+        prepared.undecided[prepared.records.ids[task]] = _UNDECIDED.format(epoch)
     printed = PrintedOutput(prepared.run_dir, prepared.output_mode)
     columns = ColumnFiles(run_dir / VALUES)
     for task in launch.arrays:
@@ -153,6 +157,20 @@ def _stale(history: History, launch: Launch) -> set[int]:
     return old - launch.restored
 
 
+def _undecided(history: History, launch: Launch, stale: Collection[int]) -> dict[int, int]:
+    """Return the tasks of which it is not known whether values of earlier launches count, and the newest such launch.
+
+    They depend on all elements of windowed arrays, or fold these, and the launch has not compared all of them.
+    """
+    found = {task: history.done[launch.identity(task)].epoch for task in stale}
+    for task in launch.arrays:
+        *earlier, last = history.arrays[launch.identity(task)]
+        made = [each.epoch for each in earlier if each.has_any]
+        if made and not last.has_any:
+            found[task] = made[-1]
+    return {task: epoch for task, epoch in found.items() if task not in launch.again}
+
+
 def _take(prepared: PreparedResults, history: History, launch: Launch, task: int, is_stale: bool) -> None:
     """Take what became of one function into ``prepared``."""
     table, identity = prepared.records, launch.identity(task)
@@ -200,6 +218,8 @@ def _take_array(
     elif values.is_complete and not launches[-1].is_open:
         table.states[task] = "done"
     missing = "was skipped: a function it depends on failed" if table.states[task] == "skipped" else "did not run"
+    if table.states[task] == "waiting":
+        missing += prepared.undecided.get(id, "")
     prepared.arrays[id] = ArrayResult(id, values, failures, missing, prepared.origins, launches[-1].is_open)
 
 

@@ -82,6 +82,7 @@ class PreparedResults:
     origins: Origins = field(default_factory=Origins)
     output_mode: str = "off"
     counts: dict[str, int] = field(default_factory=dict)
+    undecided: dict[Hashable, str] = field(default_factory=dict)
 
     def take_fold(self, id: Hashable, values: ArrayValues) -> None:
         """Take the value of a reduction, which is that of its last element."""
@@ -148,6 +149,7 @@ class Results(Mapping[Hashable, Any]):
     _origins: Origins = field(repr=False)
     _output_mode: str = field(repr=False)
     _counts: dict[str, int] = field(repr=False)
+    _undecided: dict[Hashable, str] = field(repr=False)
     _numbers: dict[Hashable, int] | None = field(repr=False, compare=False)
     _printed: PrintedOutput = field(repr=False, compare=False)
 
@@ -199,7 +201,8 @@ class Results(Mapping[Hashable, Any]):
         if record.state == "skipped":
             raise ValueUnavailable(f"{show(id)} was skipped: a function it depends on failed")
         if record.state != "done":
-            raise ValueUnavailable(f"{show(id)} did not run: the run was stopped ({self.stopped_because})")
+            what = f"{show(id)} did not run: the run was stopped ({self.stopped_because})"
+            raise ValueUnavailable(f"{what}{self._undecided.get(id, '')}")
         raise ValueUnavailable(
             f"the value of {show(id)} ({record.nbytes} bytes) was needed only by other functions and was not kept; "
             f"run with keep=[{show(id)}] (--keep {one_line(str(id), MAX_CHARS)}) or keep='all' to have it afterwards"

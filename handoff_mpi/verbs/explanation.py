@@ -224,7 +224,7 @@ def _again(told: FunctionStory) -> list[dict[str, object]]:
     for index, own in enumerate(told.launches):
         outcomes = calls.outcome[(calls.task == told.task) & (calls.launch == index)].tolist()
         if index and own.number is not None:
-            found.append({"launch": own.epoch, **_taken_over(own, before, done_in, why_open, len(outcomes))})
+            found.append({"launch": own.epoch, **_taken_over(told, own, before, done_in, why_open, len(outcomes))})
         elif index and before is not None:
             found.append({"launch": own.epoch, "what": "left out", "reason": "its DAG does not hold the function"})
         found += [{"launch": own.epoch, "what": "value lost", "reason": reason} for reason in own.lost]
@@ -239,6 +239,7 @@ def _again(told: FunctionStory) -> list[dict[str, object]]:
 
 
 def _taken_over(
+    told: FunctionStory,
     own: FunctionInLaunch,
     before: FunctionInLaunch | None,
     done_in: FunctionInLaunch | None,
@@ -263,14 +264,20 @@ def _taken_over(
     elif done_in is None:
         reason = why_open
     else:
-        reason = own.again or _derived_reason(own, done_in)
+        reason = own.again or _derived_reason(own, done_in, told.is_behind_windowed, bool(calls))
     return {"what": what, "reason": reason}
 
 
-def _derived_reason(own: FunctionInLaunch, done_in: FunctionInLaunch) -> str:
-    """Return why a function runs again, where an older version has not recorded it: as far as fingerprints tell."""
+def _derived_reason(own: FunctionInLaunch, done_in: FunctionInLaunch, is_behind_windowed: bool, has_run: bool) -> str:
+    """Return why a function runs again, where that is not recorded: as far as fingerprints tell.
+
+    An older version has not recorded it, or the launch did not know it from the start.
+    """
     if own.fingerprint is None:
         return "it has no fingerprint"
+    if own.fingerprint == done_in.fingerprint and is_behind_windowed:
+        of_array = "elements of an array with a window on which it depends"
+        return f"{of_array} had changed, or its value was lost" if has_run else f"unless all {of_array} are the same"
     if own.fingerprint == done_in.fingerprint:
         return "the reason is unknown: its value was lost, or --rerun named it"
     if own.codes is not None and done_in.codes is not None and own.codes != done_in.codes:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import time
 
 import pytest
 
 from handoff_mpi import DAG, Fixed, Function, execute, load
-from handoff_mpi.errors import DAGError
+from handoff_mpi.errors import DAGError, ValueUnavailable
+from handoff_mpi.results.function_story import read_function
+from handoff_mpi.results.journal_reader import read_journal
+from handoff_mpi.verbs.explanation import explain_story
 from tests.launch.test_windows import PLACES
+from tests.results.made_journal import write_launch
 
 
 def run(dag, run_dir=False, **options):
@@ -281,6 +286,26 @@ def test_what_depends_on_a_fold_is_taken_over_when_its_elements_have_come(tmp_pa
     results = run(shared(notes, iter([*range(99), 0])), tmp_path)
     assert newly_called(notes) == {"f": 36, "mean": 1, "part": 50, "again": 50, "last": 1, "end": 1}
     assert results["mean"] == (99 * 98) / 100
+
+
+def test_a_launch_that_died_before_it_had_compared_all_elements_tells_which_values_may_count_again(tmp_path, notes):
+    for _ in range(2):
+        run(shared(notes, iter(range(100))), tmp_path / "whole")
+    first, second = read_journal(tmp_path / "whole").segments
+    died = itertools.takewhile(lambda record: record[0] != "restored_elements", second.records)
+    for records in (first.records, died):
+        write_launch(tmp_path / "died", *records)
+    results = load(tmp_path / "died")
+    assert results.status == "stopped" and {"total", "mean", "last"}.isdisjoint(results)
+    for asked in ("total", "mean", "last"):
+        with pytest.raises(ValueUnavailable, match="its value of launch 1 counts again if all elements of arrays with"):
+            results[asked]
+    with pytest.raises(ValueUnavailable, match=r"parts\[7\] did not run; its value of launch 1 counts again if all"):
+        results["parts"][7]
+    why = "unless all elements of an array with a window on which it depends are the same"
+    told = explain_story(read_function(tmp_path / "died", "mean"), "died")
+    assert told["again"][-1] == {"launch": 2, "what": "not begun", "reason": why}
+    assert run(shared(notes, iter(range(100))), tmp_path / "died")["mean"] == 99
 
 
 # -- the command line ----------------------------------------------------------------------------------------

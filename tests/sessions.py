@@ -15,6 +15,7 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.processes import without_failed_starts
 from tests.terminal import Terminal
 
 HOST = "node1"
@@ -69,7 +70,8 @@ def type_in(command, cwd, directory, page):
     terminal.end(60)
     terminal.close()
     host = re.escape(socket.gethostname())
-    return re.sub(rf"\({host}\)|^{host}(?=  )", _as_on_host, terminal.text.replace(str(cwd), directory), flags=re.M)
+    text = without_failed_starts(terminal.text).replace(str(cwd), directory)
+    return re.sub(rf"\({host}\)|^{host}(?=  )", _as_on_host, text, flags=re.M)
 
 
 def _as_on_host(found):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import DEVELOPMENT, ROOT, run_process
+from tests.processes import without_failed_starts
 from tests.sessions import read_sessions, shape, type_in
 
 PAGE = ROOT / "handoff_mpi" / "manual" / "getting-started.md"
@@ -41,3 +42,12 @@ def test_the_other_blocks_build_and_run_the_same(spectra):
         ended = run_process([sys.executable, name], spectra, env={**DEVELOPMENT, "PYTHONPATH": str(ROOT)})
         assert ended.rc == 0, ended.err
     assert "delta" in ended.out
+
+
+def test_only_a_start_that_failed_for_a_reason_of_the_launcher_is_left_out_of_a_session():
+    again = "handoff: the job has died before the run ended; it is launched again (1 of at most 3)"
+    complaint = "PMIX ERROR: no\n---\nThe PMIx server's listener thread failed to start. We cannot\ncontinue.\n---\n"
+    rest = "handoff: files: r\ndone\n"
+    assert without_failed_starts(f"handoff: a note\n{complaint}{again}\n{rest}") == f"handoff: a note\n{rest}"
+    for text in (rest, f"killed\n{again}\n{rest}", f"{complaint}{again} and resumes\n{rest}", complaint, ""):
+        assert without_failed_starts(text) == text

@@ -74,9 +74,7 @@ class CallIO:
         is_persisted = False
         if nbytes > INLINE_RESULT_NBYTES or (work.flags & KEEP_REMOTE and outcome.payload is not None):
             is_persisted, outcome = self._persist(work, outcome, nbytes)
-        status, error = outcome.status, outcome.error
-        duration, report = outcome.duration, outcome.report
-        self.events.append(Ended(work, status, outcome.payload, nbytes, error, started, duration, is_persisted, report))
+        self.events.append(Ended(work, outcome, nbytes, started, is_persisted))
 
     def _persist(self, work: QueuedCall, outcome: Outcome, nbytes: int) -> tuple[bool, Outcome]:
         """Write a result that stays here, if it must or had better be in a file; return whether it is, and the outcome.

@@ -39,12 +39,12 @@ from handoff_mpi.runtime.worker_ports import (
 from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.events import (
-    Call,
     Drop,
     Kill,
     Learn,
     Leave,
     Put,
+    QueuedCall,
     Received,
     Send,
     Serve,
@@ -218,8 +218,8 @@ class WorkerReactor:
             codes = [] if serialize is None else [(serialize, self._calls.code(serialize))]
         return messages.fetch(run, request_id, task, codec, codes, via, limit_s)
 
-    def _call(self, command: Call) -> None:
-        self._calls.call(command.work)
+    def _call(self, command: QueuedCall) -> None:
+        self._calls.call(command)
 
     def _kill(self, command: Kill) -> None:
         self._calls.kill(command.slot)
@@ -271,7 +271,7 @@ _ON: dict[str, Callable[..., None]] = {
 #: Tables of the class, not of each object: bound methods would be reference cycles.
 _DO: dict[type, Callable[[WorkerReactor, Any], None]] = {
     Send: WorkerReactor._send,
-    Call: WorkerReactor._call,
+    QueuedCall: WorkerReactor._call,
     Kill: WorkerReactor._kill,
     TakePart: WorkerReactor._take_part,
     StopLease: WorkerReactor._stop_lease,

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 from handoff_mpi import messages
+from handoff_mpi.messages import DIED, TIMED_OUT, TIMEOUT, ErrorReport
+from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.events import Begun, ElementBegun, Kill, QueuedCall, TakePart
 from handoff_mpi.worker.outbox import Outbox
 
@@ -88,3 +90,13 @@ class CallClock:
             self._outbox.commands.append(Kill(slot))
         else:
             self.next_look = min(self.next_look, since + timeout_s)
+
+
+def failure_of(work: QueuedCall, outcome: Outcome) -> tuple[int, ErrorReport | None]:
+    """Return the status and the error of a call that has failed: one that was ended for its timeout has timed out."""
+    error = outcome.error
+    if not work.is_overdue or outcome.status != DIED:
+        return outcome.status, error
+    why = f"took longer than its timeout of {work.timeout_s:g} s"
+    output = "" if error is None else ErrorReport(*error).output
+    return TIMED_OUT, ErrorReport(TIMEOUT, why, output=output, element=work.element)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from handoff_mpi.messages import Buffers, ErrorReport, LeaseElements, LeaseReport, Message
+from handoff_mpi.messages import Buffers, LeaseElements, LeaseReport, Message
 from handoff_mpi.serialization import Payload
+from handoff_mpi.worker.call_spec import Outcome
 
 
 class QueuedCall:
-    """One attempt of a task at this rank.
+    """One attempt of a task at this rank; among the commands of the machine, the one to run this call.
 
     It is no dataclass: most calls keep most of the defaults, which take no time as attributes of the class.
 
@@ -88,23 +89,17 @@ class Ended:
     """A call ended.
 
     Attributes:
-        status: OK, RAISED or DIED.
-        payload: the value, or None.
-        nbytes: its size.
-        error: unless OK.
+        outcome: how.
+        nbytes: the size of its value, or of the values of a lease.
+        started: when it began, in seconds.
         is_persisted: whether the value was written where it outlasts the rank.
-        report: that of a lease, in place of a payload.
     """
 
     work: QueuedCall
-    status: int
-    payload: Payload | None
+    outcome: Outcome
     nbytes: int
-    error: ErrorReport | None
     started: float
-    duration: float
     is_persisted: bool = False
-    report: LeaseReport | None = None
 
 
 @dataclass(slots=True)
@@ -169,13 +164,6 @@ class Send:
     dest: int
     message: Message
     buffers: Buffers = ()
-
-
-@dataclass(slots=True)
-class Call:
-    """Run a call on a slot."""
-
-    work: QueuedCall
 
 
 @dataclass(slots=True)
@@ -253,4 +241,4 @@ class Leave:
     results: Payload | None
 
 
-Command: TypeAlias = Send | Call | Kill | TakePart | StopLease | Serve | Put | Drop | Spill | Learn | Leave
+Command: TypeAlias = Send | QueuedCall | Kill | TakePart | StopLease | Serve | Put | Drop | Spill | Learn | Leave

@@ -92,6 +92,7 @@ class Fetches:
         tells_transfers: whether rank 0 receives a report of each fetched value.
 
     Attributes:
+        awaited: the fetches that have not ended, by key.
         doubts: request id of a referred request to when to ask elsewhere as well, in seconds.
         deferred: fetches that wait for memory, in order: no holder was asked yet.
         next_report: when to look for encodings that take long, in seconds.
@@ -117,7 +118,7 @@ class Fetches:
         self._broadcast_tree = broadcast_tree
         self._referred_nbytes = referred_nbytes
         self._tells_transfers = tells_transfers
-        self._fetches: dict[tuple[int, object, float | None], Fetch] = {}
+        self.awaited: dict[tuple[int, object, float | None], Fetch] = {}
         self._request_ids: dict[int, Fetch] = {}
         self._next_request_id = 0
         self._lost: set[int] = set()
@@ -127,14 +128,14 @@ class Fetches:
     def join(self, work: QueuedCall, task: int, codec: object, holders: Sequence[int]) -> list[Fetch]:
         """Let ``work`` wait for a value; return the fetch if it has failed at once."""
         limit_s = None if codec is None else _encoding_limit_s(work)
-        fetch = self._fetches.get((task, codec, limit_s))
+        fetch = self.awaited.get((task, codec, limit_s))
         if fetch is not None:
             fetch.works.append(work)
             return []
         self._lost.difference_update(holders)  # rank 0 names none that is lost, so they are back
         fetch = Fetch(task, codec, [rank for rank in holders if rank != self._rank], [], [work], limit_s)
         has_room = not self.deferred and self._has_room()
-        self._fetches[fetch.key] = fetch
+        self.awaited[fetch.key] = fetch
         if not has_room:
             self.deferred.append(fetch)
             return []
@@ -156,7 +157,7 @@ class Fetches:
 
         Its size is not known yet: the rank expects it to be as large as the largest value so far.
         """
-        asked = len(self._fetches) - len(self.deferred)
+        asked = len(self.awaited) - len(self.deferred)
         budget = self._held_values.budget
         return not asked or self._held_values.reserve(
             (asked + 1) * budget.largest_nbytes - budget.arriving_nbytes, keeps_wanted=True
@@ -164,7 +165,7 @@ class Fetches:
 
     def leave(self, work: QueuedCall) -> None:
         """``work`` waits for nothing any more."""
-        for fetch in self._fetches.values():
+        for fetch in self.awaited.values():
             if work in fetch.works:
                 fetch.works.remove(work)
 
@@ -287,7 +288,7 @@ class Fetches:
         """Tell rank 0 which calls wait for an encoding that takes long."""
         now, self.next_report = self._outbox.now, _NEVER
         reports = []
-        for fetch in self._fetches.values():
+        for fetch in self.awaited.values():
             if fetch.codec is None or fetch.source == NOBODY or fetch.is_reported:
                 continue
             if now - fetch.since < LONG_ENCODING_S:
@@ -303,7 +304,7 @@ class Fetches:
         self._lost.add(rank)
         self._broadcast_tree.lose(rank)
         ended = []
-        for fetch in list(self._fetches.values()):
+        for fetch in list(self.awaited.values()):
             fetch.holders = [holder for holder in fetch.holders if holder != rank]
             fetch.askers = [(asker, request_id) for asker, request_id in fetch.askers if asker != rank]
             if fetch.source == rank:
@@ -321,7 +322,7 @@ class Fetches:
 
     def _end(self, fetch: Fetch) -> None:
         self._close_request_ids(fetch)
-        del self._fetches[fetch.key]
+        del self.awaited[fetch.key]
 
     # -- who asks here ------------------------------------------------------------------------------
 
@@ -342,7 +343,7 @@ class Fetches:
                 self._held_values.read((task,))
                 self._outbox.commands.append(Serve(source, request_id, task, codec, codes, limit_s))
             return
-        fetch = self._fetches.get((task, codec, None))
+        fetch = self.awaited.get((task, codec, None))
         if fetch is None or fetch.source != via:
             self._outbox.send(source, messages.not_found(self._run, request_id))
         elif not self._refers(source, request_id, task, codec, via):

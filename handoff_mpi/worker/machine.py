@@ -14,7 +14,6 @@ from handoff_mpi import messages
 from handoff_mpi.messages import (
     CONSTANT,
     CRITICAL,
-    DIED,
     DISPATCH,
     FETCH,
     FREE_VALUES,
@@ -28,23 +27,19 @@ from handoff_mpi.messages import (
     REDIRECT,
     RETRACT,
     STOP,
-    TIMED_OUT,
-    TIMEOUT,
     VALUE,
     Attempt,
     Buffers,
     Entry,
-    ErrorReport,
     Group,
     Message,
 )
 from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.broadcast_tree import FAN_OUT, REFERRED_NBYTES, BroadcastTree
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, counted_nbytes
-from handoff_mpi.worker.call_clock import CallClock
+from handoff_mpi.worker.call_clock import CallClock, failure_of
 from handoff_mpi.worker.events import (
     Begun,
-    Call,
     Command,
     ElementBegun,
     Ended,
@@ -145,10 +140,14 @@ class Worker:
         """Break the reference cycles, so that the run's tables are freed at once; what still arrives is passed over."""
         self._on.clear()
 
-    def handle(self, events: Iterable[Event], now: float) -> list[Command]:
+    def handle(self, events: Sequence[Event], now: float) -> list[Command]:
         """Absorb ``events`` at time ``now`` (seconds) and return what to do, in order."""
         outbox = self._outbox
         outbox.now = now
+        if len(events) == 1 and type(events[0]) is Ended:
+            following = self._follow(events[0])
+            if following is not None:
+                return [following]
         for event in events:
             kind = type(event)
             if kind is Ended:
@@ -294,7 +293,7 @@ class Worker:
         self._clock.begins(work)
         if self.budget.largest_nbytes:
             self._reserve_for_call(work)
-        self._outbox.commands.append(Call(work))
+        self._outbox.commands.append(work)
 
     def _reserve_for_call(self, work: QueuedCall) -> None:
         """Have room, before a call begins, for its result, and for inputs that are read from files or copied."""
@@ -317,40 +316,34 @@ class Worker:
                 self._outbox.commands.append(StopLease(work))
 
     def _on_ended(self, event: Ended) -> None:
-        work = event.work
+        work, outcome = event.work, event.outcome
         slot = work.slot
         if self.running[slot] is not work:
             return
         self._stop_running(work)
-        status, value = event.status, event.error
-        nbytes = event.nbytes
-        if work.is_overdue and status == DIED:
-            status = TIMED_OUT
-            why = f"took longer than its timeout of {work.timeout_s:g} s"
-            output = "" if value is None else ErrorReport(*value).output
-            value = ErrorReport(TIMEOUT, why, output=output, element=work.element)
+        status, payload, report, nbytes = outcome.status, outcome.payload, outcome.report, event.nbytes
+        started, duration = event.started, outcome.duration
         is_inline = True
         entry: Entry
         if status != OK:
-            entry = (work.task, work.attempt, status, value, 0, event.started, event.duration, False)
-        elif event.report is not None:
-            entry = (work.task, work.attempt, OK, event.report, nbytes, event.started, event.duration, False)
+            entry = (work.task, work.attempt, *failure_of(work, outcome), 0, started, duration, False)
+        elif report is not None:
+            entry = (work.task, work.attempt, OK, report, nbytes, started, duration, False)
         elif nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE:
-            payload = event.payload
             assert payload is not None
-            entry = (work.task, work.attempt, OK, payload, nbytes, event.started, event.duration, False)
+            entry = (work.task, work.attempt, OK, payload, nbytes, started, duration, False)
             self.slots.latest[slot] = (work.task, payload)
         else:
             is_inline = False
-            self._keep(work, event)
-            entry = (work.task, work.attempt, OK, None, nbytes, event.started, event.duration, event.is_persisted)
+            self._keep(work, payload, nbytes)
+            entry = (work.task, work.attempt, OK, None, nbytes, started, duration, event.is_persisted)
         self._outbox.note(entry)
-        if event.report is not None and event.duration >= REPORT_DELAY_S:
+        if report is not None and duration >= REPORT_DELAY_S:
             self._outbox.hurry()  # rank 0 has sent but one more, and may have none behind it
         if work.task in self.slots.followers:
             if status == OK:
-                assert event.payload is not None
-                self._have_come(self._inputs.supply(work, event.payload))
+                assert payload is not None
+                self._have_come(self._inputs.supply(work, payload))
             else:
                 self._inputs.leave_followers(work.task)
         if not is_inline:
@@ -358,12 +351,46 @@ class Worker:
         if self.running[slot] is None:
             self._run_next(slot)
 
-    def _keep(self, work: QueuedCall, event: Ended) -> None:
+    def _follow(self, event: Ended) -> QueuedCall | None:
+        """End a call, and begin the next of its slot; None, with nothing done, if that is not all that is to be done.
+
+        Most short calls follow one another so. It does the same as the rest of the turn would, in a third of the time.
+        """
+        work, outcome, outbox, now = event.work, event.outcome, self._outbox, self._outbox.now
+        task, slot, payload, done = work.task, work.slot, outcome.payload, outbox.done
+        queue = self.queues[slot]
+        if (
+            not (queue and done)
+            or self.slots.followers.get(task, []) != [queue[0]] * queue[0].waiting
+            or self.running[slot] is not work
+            or payload is None
+            or event.nbytes > INLINE_RESULT_NBYTES
+            or work.flags & KEEP_REMOTE
+            or self.held
+            or self.budget.largest_nbytes
+            or now >= self._clock.next_look
+            or self._fetches.awaited
+            or outbox.is_due(now, 1)
+            or now - outbox.last_told >= self.heartbeat_s
+            or None in self.running
+        ):
+            return None
+        done.append((task, work.attempt, OK, payload, event.nbytes, event.started, outcome.duration, False))
+        self.slots.latest[slot] = (task, payload)
+        self.slots.leave(work)
+        following = self.running[slot] = queue.popleft()
+        if following.waiting:
+            self._inputs.supply(work, payload)
+            following.waiting = 0
+        self._clock.begins(following)
+        return following
+
+    def _keep(self, work: QueuedCall, payload: Payload | None, nbytes: int) -> None:
         """The value of ``work`` stays here."""
-        assert event.payload is not None
-        if event.nbytes > INLINE_RESULT_NBYTES:
-            self.budget.learn(work, event.nbytes)
-        self._held_values.put(work.task, event.payload, event.nbytes)
+        assert payload is not None
+        if nbytes > INLINE_RESULT_NBYTES:
+            self.budget.learn(work, nbytes)
+        self._held_values.put(work.task, payload, nbytes)
 
     def _stop_running(self, work: QueuedCall) -> None:
         self.running[work.slot] = None

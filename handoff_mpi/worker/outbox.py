@@ -47,9 +47,9 @@ class Outbox:
             self._done_since = self.now
         self.done.append(entry)
 
-    def is_due(self, now: float) -> bool:
-        """Whether the completions at hand must go home, though there is more to run."""
-        return now - self._done_since >= REPORT_DELAY_S or len(self.done) >= FLUSH_COUNT
+    def is_due(self, now: float, more: int = 0) -> bool:
+        """Whether the completions at hand, and so many more, must go home, though there is more to run."""
+        return now - self._done_since >= REPORT_DELAY_S or len(self.done) + more >= FLUSH_COUNT
 
     def hurry(self) -> None:
         """Report the completions at hand in this turn."""

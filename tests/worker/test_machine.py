@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import pytest
 
 from handoff_mpi.messages import (
@@ -13,6 +16,7 @@ from handoff_mpi.messages import (
     ISOLATE,
     KEEP_REMOTE,
     NORMAL,
+    OK,
     RAISED,
     RETRACT,
     STOP,
@@ -158,6 +162,45 @@ def test_sixty_four_completions_go_home_at_once():
     for _ in range(63):
         assert len(rank.tell(1.0, rank.ended())) == 1
     assert rank.tell(1.0, rank.ended())[1].count("ok") == 64
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_short_calls_follow_one_another_as_any_other_call_ends(seed):
+    rng, now, ends = random.Random(seed), 0.0, 0
+    slots, is_rare = rng.choice((1, 2)), rng.random() < 0.3  # values that stay here, or come from others
+    twins = Dialogue(slots=slots), Dialogue(slots=slots)
+    short, long = [each.worker for each in twins]
+    long._follow = lambda event: None
+    numbers = itertools.count()
+    for _ in range(300):
+        now += rng.choice((1e-5,) * 20 + (1e-3, 0.06))
+        running = [slot for slot, work in enumerate(short.running) if work is not None]
+        if not running or rng.random() < 0.2:
+            events = [dispatch(*some_tasks(rng, numbers, is_rare), slot=rng.randrange(slots))] * 2
+        else:
+            how = {"slot": rng.choice(running), "nbytes": rng.choice((8,) * 40 + (LARGE,) * is_rare)}
+            how["status"] = rng.choice((OK,) * 20 + (RAISED,))
+            events = [each.ended(**how) for each in twins]
+            ends += 1
+        lines = [each.tell(now, event) for each, event in zip(twins, events, strict=True)]
+        assert lines[0] == lines[1]
+        assert short.next_wakeup() == long.next_wakeup()
+        assert short.slots.latest == long.slots.latest
+    assert ends > 200
+
+
+def some_tasks(rng, numbers, is_rare):
+    """Tasks that are dispatched together, many of which take the value of the one before."""
+    tasks, before = [], None
+    for number in itertools.islice(numbers, rng.randrange(1, 12)):
+        sources = [sent(1000)] if rng.random() < 0.1 else []
+        if before is not None and rng.random() < 0.5:
+            sources.append(value(before, 1))
+        if is_rare and rng.random() < 0.02:
+            sources.append(value(2000, 2))
+        tasks.append(task(number, *sources, flags=rng.choice((0,) * 40 + (KEEP_REMOTE,) * is_rare)))
+        before = number
+    return tasks
 
 
 def test_it_wakes_up_to_send_completions_home():

@@ -33,9 +33,9 @@ from handoff_mpi.messages import (
     LeaseReport,
 )
 from handoff_mpi.serialization import PICKLED, PLAIN
+from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.events import (
     Begun,
-    Call,
     ElementBegun,
     Ended,
     InputMissing,
@@ -44,6 +44,7 @@ from handoff_mpi.worker.events import (
     Leave,
     PartEnded,
     Pressed,
+    QueuedCall,
     Received,
     Send,
     Serve,
@@ -153,8 +154,8 @@ class Dialogue:
         """Let the worker handle ``events`` at time ``now``; return its commands, a line each."""
         commands = self.worker.handle(events, now)
         for command in commands:
-            if isinstance(command, Call):
-                self.calls[command.work.slot] = command.work
+            if isinstance(command, QueuedCall):
+                self.calls[command.slot] = command
         return [_line(command) for command in commands]
 
     @property
@@ -166,11 +167,11 @@ class Dialogue:
         """The call on ``slot`` ended."""
         error = None if status == OK else (STATUS[status], "oops", "Traceback")
         payload = (PLAIN, None) if status == OK else None
-        return Ended(self.calls[slot], status, payload, nbytes, error, 0.0, 1.0, is_persisted)
+        return Ended(self.calls[slot], Outcome(status, payload, error, 1.0), nbytes, 0.0, is_persisted)
 
     def lease_ended(self, report, nbytes=8, slot=0):
         """The loop of the lease on ``slot`` ended."""
-        return Ended(self.calls[slot], OK, None, nbytes, None, 0.0, 1.0, False, report)
+        return Ended(self.calls[slot], Outcome(OK, None, None, 1.0, report), nbytes, 0.0)
 
     def part_ended(self, report, slot=0):
         return PartEnded(self.calls[slot], report)
@@ -191,8 +192,8 @@ def _line(command):
     kind = type(command)
     if kind is Send:
         return f"to {command.dest}: {_message(command.message)}"
-    if kind is Call:
-        return f"call {command.work.task}#{command.work.attempt} on slot {command.work.slot}"
+    if kind is QueuedCall:
+        return f"call {command.task}#{command.attempt} on slot {command.slot}"
     if kind is Kill:
         return f"kill slot {command.slot}"
     if kind is Serve:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from handoff_mpi import messages
@@ -13,6 +13,7 @@ from handoff_mpi.comm import MemoryNetwork, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import RankLostInSetup, UsageError
 from handoff_mpi.formatting import show
+from handoff_mpi.launch.calling_thread import CallingThread
 from handoff_mpi.launch.last_watch import LastWatch
 from handoff_mpi.launch.registrations import set_up
 from handoff_mpi.membership import Membership
@@ -51,30 +52,6 @@ class StaysOpen(Protocol):
     def close(self) -> None:
         """Have its ranks leave it."""
         ...
-
-
-class CallingThread:
-    """The thread of this process that executes a run whose functions are called here, and those within that run."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ident = 0
-
-    @property
-    def is_this(self) -> bool:
-        return self._ident == threading.get_ident()
-
-    def take(self) -> bool:
-        """Have it be this thread, if there is none; return whether that is so."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        self._ident = threading.get_ident()
-        return True
-
-    def give_back(self) -> None:
-        """Have it be none."""
-        self._ident = 0
-        self._lock.release()
 
 
 class Job:
@@ -126,11 +103,12 @@ class Job:
         self.is_loading = False
         self._runs = 0
         self._is_running = False
-        self._local_turn = threading.Lock()  # of the run that uses the transport of one process
+        self._local_turn = threading.Lock()  # of the run, or map, that uses the transport of one process
         self.is_beside_another = False
         self._maps = 0
         self._lock = threading.RLock()  # maps of several threads wait for one another
         self.open_run: StaysOpen | None = None
+        self._for_maps: Job | None = None  # beside a run of this one
         self.is_over = False
         self._asked = 0
         self.unanswered: set[int] = set()
@@ -315,19 +293,19 @@ class Job:
             with self._beside().running() as other:
                 yield other
             return
-        calling = this_process.of(CallingThread)
-        is_first = self.is_local and calling.take()
-        self.is_beside_another = self.is_local and not (is_first or calling.is_this)
-        self._is_running = True
         try:
             self.leave_open_run()
-            yield self
+            with self._calling() as self.is_beside_another:
+                self._is_running = True
+                yield self
         finally:
             self._is_running = self.is_beside_another = False
-            if is_first:
-                calling.give_back()
             if self.is_local:
                 self._local_turn.release()
+
+    def _calling(self) -> AbstractContextManager[bool]:
+        """Call functions of a run within ``with``; give whether another thread of this process calls functions here."""
+        return this_process.of(CallingThread).running() if self.is_local else nullcontext(False)
 
     def for_another_run(self) -> Job:
         """Return the job for a run in this process: this one, or one beside it while it executes a run."""
@@ -338,8 +316,18 @@ class Job:
         other = copy.copy(self)
         other.transport, other.membership = MemoryNetwork(1).transport(0), Membership()
         other._outer, other._stop_reason = self, ""
-        other._local_turn, other.open_run = threading.Lock(), None
+        other._local_turn, other._lock, other._is_running = threading.Lock(), threading.RLock(), False
+        other.open_run = other._for_maps = None
         return other
+
+    def for_map(self) -> Job:
+        """Return the job for a map: this one, or in one process one beside it, which stays, while it executes a run."""
+        with self._lock:  # maps of other threads end first
+            if not (self.is_local and self._is_running):
+                return self
+            if self._for_maps is None:
+                self._for_maps = self._beside()
+            return self._for_maps
 
     @contextmanager
     def mapping(self) -> Iterator[None]:
@@ -349,13 +337,15 @@ class Job:
             UsageError: the ranks execute a run, or this thread a map.
         """
         with self._lock:
-            if self._is_running:
+            if self._is_running or not self._local_turn.acquire(blocking=False):
                 raise UsageError("this job executes a run, or a map; call map once it has ended")
-            self._is_running = True
             try:
-                yield
+                with self._calling() as self.is_beside_another:
+                    self._is_running = True
+                    yield
             finally:
-                self._is_running = False
+                self._is_running = self.is_beside_another = False
+                self._local_turn.release()
 
     def next_map(self) -> int:
         """Return the number of a map that begins."""
@@ -368,6 +358,8 @@ class Job:
             found, self.open_run = self.open_run, None
             if found is not None:
                 found.close()
+            if self._for_maps is not None:
+                self._for_maps.leave_open_run()
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""

@@ -99,6 +99,7 @@ class OpenRun:
 
     Attributes:
         options: as given.
+        is_beside_another: whether its calls are made in child processes, as another thread calls functions here.
 
     Raises:
         DAGError, UsageError, Unsatisfiable: the map cannot be run; nothing has started.
@@ -106,6 +107,7 @@ class OpenRun:
 
     def __init__(self, job: Job, options: RunOptions, first: MapRequest) -> None:
         self.options = options
+        self.is_beside_another = job.is_beside_another
         self._path = shared_path()
         dag = DAG("map")
         dag.add_function(first.declare())

@@ -19,12 +19,14 @@ from handoff_mpi.dag.function import REFERENCES
 from handoff_mpi.dag.handle import HANDLES
 from handoff_mpi.errors import Interrupted, TaskError, UsageError, ValueUnavailable
 from handoff_mpi.formatting import show
+from handoff_mpi.launch.calling_thread import CallingThread
 from handoff_mpi.launch.deadline import MAX_DEADLINE_S
 from handoff_mpi.launch.isolation import isolation_of
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.known_codes import KnownCodes
 from handoff_mpi.launch.open_run import MapRequest, OpenRun
 from handoff_mpi.numerals import plain
+from handoff_mpi.process_context import this_process
 from handoff_mpi.runtime.choices import AUTO, CAPTURE, NONE
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.worker.context import is_in_call
@@ -118,13 +120,18 @@ class Pool:
             raise UsageError(f"map takes values, and {show(handle)} stands for values of a DAG; map it with DAG.map")
         columns = _columns(iterables)
         job = self._job
-        if self._is_here or job is None or is_in_call():
+        if job is None or is_in_call():
             return _map_here(code, columns, is_star)
+        if self._is_here:
+            with this_process.of(CallingThread).mapping() as is_beside_run:
+                if not is_beside_run:
+                    return _map_here(code, columns, is_star)
         name = name_of(code)
         options = {**self._element_options, **declared}
         shape = None if declared or _COMMON.intersection(map(type, columns)) else (self._token, len(columns))
         computes = mapped(code, is_star)
         encode = functools.partial(self._codes.encode, code, computes, is_star)
+        job = job.for_map()
         with job.mapping():
             id = f"{name} {job.next_map()}"
             request = MapRequest(id, name, computes, encode, columns, options, chunksize, _kind(code), shape)
@@ -145,7 +152,8 @@ class Pool:
 
     def _open_run(self, job: Job, request: MapRequest) -> OpenRun:
         found = job.open_run
-        if isinstance(found, OpenRun) and found.is_usable and found.options == self._options:
+        its = self._options, job.is_beside_another
+        if isinstance(found, OpenRun) and found.is_usable and (found.options, found.is_beside_another) == its:
             return found
         job.leave_open_run()
         job.open_run = made = OpenRun(job, self._options, request)

@@ -16,6 +16,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Fixed, Function, execute_local
 from handoff_mpi.launch.joining import local_job
 from handoff_mpi.launch.own_jobs import OwnJobs
+from handoff_mpi.launch.pool import Pool
 from handoff_mpi.process_context import this_process
 from handoff_mpi.worker.process_state import is_in_call
 
@@ -156,13 +157,19 @@ def in_directories(place):
     return set(execute_local(dag, run_dir=False)["found"])
 
 
-def test_calls_of_runs_in_threads_leave_the_directory_and_the_environment_alone(tmp_path):
-    places = [tmp_path / name for name in ("a", "b", "c")]
+def test_calls_of_runs_and_maps_in_threads_leave_the_directory_and_the_environment_alone(tmp_path):
+    places = [tmp_path / name for name in ("a", "b")]
     for each in places:
         each.mkdir()
     before = Path.cwd()
-    with ThreadPoolExecutor(3) as pool:
-        assert [*pool.map(in_directories, places)] == [{(each.name, None)} for each in places]
+
+    def mapped(pool):
+        return {*pool.map(lambda _: (time.sleep(0.01), Path.cwd())[1], range(20))}
+
+    with Pool(local_job()) as pool, ThreadPoolExecutor(3) as threads:
+        runs = threads.map(in_directories, places)
+        assert threads.submit(mapped, pool).result() == {before}
+        assert [*runs] == [{(each.name, None)} for each in places]
     assert Path.cwd() == before and "LEFT_BY_A_CALL" not in os.environ
 
 

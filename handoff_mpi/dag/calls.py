@@ -6,7 +6,6 @@ import inspect
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
-from operator import itemgetter
 
 from handoff_mpi.binding import find_binding_problem, find_called
 from handoff_mpi.dag.faults import Faults
@@ -35,10 +34,14 @@ def find_call_problems(
     kinds = kinds or Kinds(functions)
     named = [tuple(each) for each in kinds.kwargs] if any(kinds.kwargs) else itertools.repeat(())
     columns = kinds.of, map(id, kinds.codes), map(len, kinds.args), map(len, kinds.extra_args), named
-    keys = list(zip(*columns, strict=False))
+    keys: list[tuple[object, ...]] = [*zip(*columns, strict=False)]
     faults = Faults()
-    first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
-    for key, number in sorted(first.items(), key=itemgetter(1)):
+    first: dict[tuple[object, ...], int] = {}
+    number = 0
+    for key, alike in itertools.groupby(keys):  # neighbours mostly call alike
+        first.setdefault(key, number)
+        number += len([*alike])
+    for key, number in first.items():
         for problem in _find_problems_call(functions[number]):
             place = "" if place_of is None else place_of(number)
             where = f" (it was added in {place})" if place else ""

@@ -222,7 +222,8 @@ class Changes:
     def _open(self) -> list[int]:
         """The functions that run, and of which an earlier launch has a value, of arrays one of an element."""
         kept = self._kept
-        return [task for task, id in enumerate(self._plan.ids) if id in self._done and task not in kept]
+        done = self._done
+        return [task for task, id in enumerate(self._plan.ids) if id in done and task not in kept] if done else []
 
     @cached_property
     def _kept(self) -> set[int]:
@@ -235,6 +236,8 @@ class Changes:
     def _again(self) -> list[int]:
         """The functions that run again, and the arrays any element of which does."""
         done = {id for id, _ in self._history.done}
+        if not (done or self._open):
+            return []
         functions = {task for task, id in enumerate(self._plan.ids) if id in done and task not in self._kept}
         arrays = {task for task in self._open if task in self._plan.arrays and self.elements(task)}
         return sorted(functions | arrays)

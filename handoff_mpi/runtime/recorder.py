@@ -108,10 +108,10 @@ class Recorder:
     def grow(self) -> None:
         """Make room for tasks that were submitted."""
         more = len(self._plan) - len(self._ranks)
-        self._ranks.extend([-1] * more)
-        self._started.extend([-1.0] * more)
-        self._durations.extend([0.0] * more)
-        self._nbytes.extend([0] * more)
+        self._ranks += array("i", [-1]) * more
+        self._started += array("d", [-1.0]) * more
+        self._durations += array("d", [0.0]) * more
+        self._nbytes += array("q", [0]) * more
         self._is_called.extend(bytes(more))
 
     def restored(self, task: int, done: Done) -> None:

@@ -240,6 +240,7 @@ class _Reader:
 
     def _take_replaced(self, tasks: list[int], elements: dict[int, Sequence[Interval]]) -> None:
         ids = {self.launch.tasks[task][0] for task in tasks}
+        ids |= self._left_out(ids | {self.launch.tasks[task][0] for task in elements})
         for table in (self._history.done, self._history.arrays):  # with other code, too, they took what is replaced
             for identity in [each for each in table if each[0] in ids]:
                 del table[identity]
@@ -247,6 +248,20 @@ class _Reader:
         for (id, _), launches in self._history.arrays.items() if intervals else ():
             for each in launches:
                 each.replaced.update(intervals.get(id, ()))
+
+    def _left_out(self, ids: set[Hashable]) -> set[Hashable]:
+        """Return the functions that have depended on any of ``ids``, and are not in the DAG of this launch."""
+        here, found = {row[0] for row in self.launch.tasks}, set[Hashable]()
+        for launch in self._history.launches[:-1]:
+            children: dict[int, list[int]] = {}
+            for task, row in enumerate(launch.tasks):
+                for each in row[3] if row[0] not in here else ():
+                    children.setdefault(each, []).append(task)
+            stack = [task for task, row in enumerate(launch.tasks) if row[0] in ids]
+            while children and stack:
+                stack += (new := children.pop(stack.pop(), []))
+                found.update(launch.tasks[task][0] for task in new)
+        return found
 
     def _take_traceback(self, number: int, text: str) -> None:
         self._tracebacks[number] = text

@@ -279,6 +279,10 @@ def test_what_rerun_replaces_counts_no_more_also_where_that_launch_did_not_get_t
         (tmp_path / "bad").unlink()
         assert values(run(dag, tmp_path)) == values(load(tmp_path / "run")) == made
         data.write_text("3")
+    part = DAG("replaced")
+    part.add_function(dag["a"])
+    assert run(part, tmp_path, rerun=["a"])["a"] == 3
+    assert run(dag, tmp_path)["b"] == 32, "it was no part of the DAG that ran again"
 
 
 def test_load_reads_a_run_from_its_run_dir(calls, tmp_path):

@@ -63,8 +63,11 @@ class ElementPuller:
             is_whole = len(self._bursts) > 1 or self._is_over  # asked before its length is
             burst, start = self._bursts[0], self._taken
             self._taken = stop = min(len(burst), start + most - len(found))
-            found += burst[start:stop]
-            burst[start:stop] = [None] * (stop - start)  # a large element that is encoded should not stay here
+            if is_whole and stop - start == len(burst):
+                found += burst
+            else:
+                found += burst[start:stop]
+                burst[start:stop] = [None] * (stop - start)  # a large element that is encoded should not stay here
             if stop < len(burst) or not is_whole:
                 break
             self._bursts.popleft()

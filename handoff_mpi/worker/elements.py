@@ -104,8 +104,8 @@ class ElementLoop:
         self._since = self._tick
         _running.append(self)
         try:
-            for (start, _), (code, arguments) in zip(self._intervals, prepared, strict=True):
-                if not self._run_interval(code, start, arguments):
+            for (start, _), calls_of in zip(self._intervals, prepared, strict=True):
+                if not self._run_interval(start, *calls_of):
                     break
         finally:
             _running.remove(self)
@@ -113,11 +113,10 @@ class ElementLoop:
         self._begin_tick()
         return self._finish()
 
-    def _prepare(self, calls: ElementCalls, number: int) -> tuple[Callable[[Any], Any], Iterable[Any]]:
-        """Return a function of one argument, and that argument for each element of an interval.
+    def _prepare(self, calls: ElementCalls, number: int) -> tuple[Callable[..., Any], bool, Iterable[Any]]:
+        """Return the code for the elements of an interval, and an iterable over their positional arguments.
 
-        It is the element itself if the calls take nothing else by position: Python calls a function of Python for it
-        without a step of C between them, which takes two thirds of the time. Otherwise it is a tuple.
+        Between them is whether there is a single one: then the iterable has that argument, and otherwise tuples.
         """
         code = functools.partial(calls.code, **calls.kwargs) if calls.kwargs else calls.code
         start, stop = self._intervals[number]
@@ -133,10 +132,10 @@ class ElementLoop:
                 columns[place] = [_decoded(piece, position, calls.load) for position in range(stop - start)]
                 code = functools.partial(_call_if_decoded, code)
         if len(columns) == 1:
-            return code, columns[0]
-        return _of_tuple(code), zip(*columns)  # noqa: B905 (to compare lengths takes longer; a broadcast one has none)
+            return code, True, columns[0]
+        return code, False, zip(*columns)  # noqa: B905 (to compare lengths takes longer; a broadcast one has none)
 
-    def _run_interval(self, code: Callable[[Any], Any], start: int, arguments: Iterable[Any]) -> bool:
+    def _run_interval(self, start: int, code: Callable[..., Any], is_single: bool, arguments: Iterable[Any]) -> bool:
         """Call for the elements from ``start`` on; return whether the next interval may begin."""
         cells, notes, append, immutable = self.control.cells, self.notes, self._values.append, IMMUTABLE
         prepare = self._hooks.prepare
@@ -148,7 +147,8 @@ class ElementLoop:
             try:
                 if prepare is not None:
                     prepare()
-                value = code(each)
+                # Without a tuple between them, Python calls Python in two thirds of the time.
+                value = code(each) if is_single else code(*each)
                 if type(value) not in immutable:
                     value = _settle(value)
             except BaseException as error:
@@ -228,15 +228,6 @@ class ElementLoop:
     def end_if_forked(self) -> None:
         """End this process if an element has forked it: the loop continues in the one that it has begun in."""
         end_if_forked(self._process)
-
-
-def _of_tuple(code: Callable[..., Any]) -> Callable[[tuple[Any, ...]], Any]:
-    """Return a function that calls ``code`` with the items of a tuple."""
-
-    def call(arguments: tuple[Any, ...]) -> Any:
-        return code(*arguments)
-
-    return call
 
 
 class _Undecodable:

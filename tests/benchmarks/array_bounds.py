@@ -21,7 +21,7 @@ from tests.benchmarks.granularity import PEAK_LOOPS, cores
 from tests.benchmarks.harness import Answer, Setting, alone, arguments, in_turns, run
 
 COUNT = 1_000_000
-SPINS, NAPS = 2_000, 1_000
+SPINS, NAPS = 10_000, 1_000
 #: Of one call in the measurement of the cores: about 1 ms.
 CALL_LOOPS = 50_000
 BOUND = "bound"

@@ -258,13 +258,9 @@ class OpenRun:
     # -- the loop ----------------------------------------------------------------------------------------
 
     def _carry_out(self, submitted: Submitted) -> None:
-        target = this_process.of(UpdateTarget)
-        before, target.current = target.current, self._loop
         self._loop.membership.resume(clock())
-        try:
+        with this_process.of(UpdateTarget).taking(self._loop):
             self._loop.run([submitted, Closed()])
-        finally:
-            target.current = before
 
     def _take_values(self, number: int) -> list[Any]:
         scheduler, coordinator = self._checked.scheduler, self._loop.coordinator

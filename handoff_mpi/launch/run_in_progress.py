@@ -149,8 +149,7 @@ class RunInProgress:
         failure = _Failure()
         try:
             self._reporter.tell_start()
-            this_process.of(UpdateTarget).current = self.loop
-            with self._reporter.reporting():
+            with this_process.of(UpdateTarget).taking(self.loop), self._reporter.reporting():
                 self._run_loop()
                 self._results = make_results(self._run, self.loop.coordinator)
                 return self._close(self._results)
@@ -163,7 +162,6 @@ class RunInProgress:
             self._end_journal_writer(failure.status, failure.exit_code)  # what was running is under no suspicion
             raise
         finally:
-            this_process.of(UpdateTarget).current = None
             if self._results is None:
                 self._end_without_results(failure)
             self._close_tables()

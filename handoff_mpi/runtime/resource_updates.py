@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from handoff_mpi.errors import HandoffError
@@ -24,10 +27,28 @@ class UpdateTarget:
     """The part of the process context that takes updates.
 
     Attributes:
-        current: takes them; None while this process takes part in no run.
+        entered: (thread, what takes them) of each run in which this process takes part, in the order in which it has
+            begun to. Runs of several threads may end in another order.
     """
 
-    current: TakesUpdates | None = None
+    entered: list[tuple[int, TakesUpdates]] = field(default_factory=list)
+
+    @property
+    def current(self) -> TakesUpdates | None:
+        """The target of this thread's updates: that of its newest run, else of the newest of all; None without one."""
+        me = threading.get_ident()
+        entered = [*self.entered]
+        return next((each for thread, each in reversed(entered) if thread == me), entered[-1][1] if entered else None)
+
+    @contextmanager
+    def taking(self, target: TakesUpdates) -> Iterator[None]:
+        """Have ``target`` take updates within ``with``."""
+        entry = threading.get_ident(), target
+        self.entered.append(entry)
+        try:
+            yield
+        finally:
+            self.entered.remove(entry)
 
 
 def update_resources(rank: int, amounts: dict[str, object]) -> None:

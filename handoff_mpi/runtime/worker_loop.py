@@ -62,8 +62,6 @@ def serve_run(
     """
     driver = WorkerDriver(transport, setup, child_pool, only_calls=True)
     own_calls = driver.own_calls
-    target = this_process.of(UpdateTarget)
-    target.current = driver
     backoff = Backoff(transport.doorbell)
     poller = _Poller(driver, leave, rank0_monitor)
     poll = poller.poll
@@ -74,6 +72,7 @@ def serve_run(
         progress_thread.start()
     try:
         with (
+            this_process.of(UpdateTarget).taking(driver),
             no_launcher_in_environment(),
             running_loop_hidden(),
             watched(has_store, f"rank {transport.rank}", "no function runs there"),
@@ -92,7 +91,6 @@ def serve_run(
                 if not backoff.spin(was_busy, transport.is_transferring or driver.is_hasty):
                     backoff.sleep(driver.machine.next_wakeup(), driver.sockets(), transport.all_rings)
     finally:
-        target.current = None
         if progress_thread is not None:
             progress_thread.close()
         driver.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import handoff_mpi as handoff
+from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.testing import settings_restored
 
 GROWING = """
@@ -51,6 +54,26 @@ def test_a_rank_that_is_given_cores_runs_more_calls_and_unknown_ranks_are_told_o
     assert "TimeoutError" not in ended.err
     assert ended.rc == 1, "in the rank itself it is an error"
     assert "4 done, 1 failed" in ended.err
+
+
+def test_updates_go_to_the_newest_run_of_a_thread_that_has_not_ended():
+    target = UpdateTarget()
+    outer, inner, other = object(), object(), object()
+    with ThreadPoolExecutor(1) as thread:
+
+        def there(function, *arguments):
+            return thread.submit(function, *arguments).result()
+
+        beside = target.taking(other)
+        assert target.current is None
+        with target.taking(outer):
+            there(beside.__enter__)
+            with target.taking(inner):
+                assert (target.current, there(lambda: target.current)) == (inner, other)
+            assert target.current is outer
+        assert target.current is other, "of a thread without a run"
+        there(beside.__exit__, None, None, None)
+    assert target.current is None
 
 
 @pytest.mark.parametrize("rank", [-1, 1, 99, 0.0, True, "0", None])

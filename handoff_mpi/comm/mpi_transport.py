@@ -171,13 +171,13 @@ class MPITransport:
         status = self._status
         try:
             # Open MPI's Improbe looks for a message before it makes progress. So a probe that finds nothing may take in
-            # new messages, and only two misses in a row mean that there are none.
+            # new messages, and only two misses in a row mean that there are none. Who has found some looks again soon.
             has_missed = False
             for _ in range(_MAX_AT_ONCE):
                 message = self._comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
                 if message is not None:
                     self._receive(message, status, arrived)
-                elif has_missed:
+                elif has_missed or arrived:
                     break
                 else:
                     has_missed = True

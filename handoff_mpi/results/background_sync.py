@@ -14,6 +14,11 @@ class BackgroundSync:
         self._thread: threading.Thread | None = None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a sync has begun whose end nobody has waited for."""
+        return self._thread is not None or self._error is not None
+
+    @property
     def is_running(self) -> bool:
         """Whether a sync has begun and not ended."""
         return self._thread is not None and self._thread.is_alive()

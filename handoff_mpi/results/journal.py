@@ -165,9 +165,10 @@ class Journal:
         if self._pending:
             self._write(make_frame(self._pending))
             self._pending = []
-        if self._sync.is_running:
-            return
-        self.wait_for_disk()
+        if self._sync.has_begun:
+            if self._sync.is_running:
+                return
+            self.wait_for_disk()
         if not self._is_dirty:
             return
         if self._clock() - self._synced_at >= self._fsync_every_s:

@@ -205,7 +205,9 @@ class SchedulerLoop:
         """Let the coordinator act until no event is left; return the messages for rank 0's own worker."""
         mine: list[Envelope] = []
         while True:
-            facts, self._facts = self._facts, Facts()
+            facts = self._facts
+            if facts:
+                self._facts = Facts()
             mine += self._step(arrived, facts)
             for rank in self.coordinator.ready(clock()):
                 self._examine(rank)

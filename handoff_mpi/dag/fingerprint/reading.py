@@ -18,7 +18,15 @@ from handoff_mpi.dag.call_template import Placeholder
 from handoff_mpi.dag.fingerprint.elements import ObjectDigests
 from handoff_mpi.dag.fingerprint.graph import Graph
 from handoff_mpi.dag.fingerprint.nodes import Unfit
-from handoff_mpi.dag.fingerprint.values import all_hashed, are_leaves, describe_error, hashed, is_leaf, shown_value
+from handoff_mpi.dag.fingerprint.values import (
+    all_hashed,
+    are_leaves,
+    describe_error,
+    hashed,
+    is_leaf,
+    new_state,
+    shown_value,
+)
 from handoff_mpi.dag.function import Argument, Function, input_id
 from handoff_mpi.dag.handle_elements import HandleInput, references_of
 from handoff_mpi.dag.kinds import Kinds
@@ -278,12 +286,14 @@ def _combine_plain(
         found.update(zip(ids, all_hashed(contents), strict=True))
         return
     for id, content, references in zip(ids, contents, args, strict=True):
-        if references:
-            try:
-                content = b"".join((content, *[found[input_id(each)] for each in references]))
-            except Exception:  # an input comes later, is not plain or is not there, or its id cannot be looked up
-                continue
-        fingerprint = hashed(content)
+        state = new_state()
+        state.update(content)
+        try:
+            for each in references:
+                state.update(found[input_id(each)])
+        except Exception:  # an input comes later, is not plain or is not there, or its id cannot be looked up
+            continue
+        fingerprint = state.digest()
         found[id] = fingerprint if settle is None else settle(id, fingerprint)
 
 
@@ -324,25 +334,30 @@ class _Reader:
 
     def _plain_columns(
         self, functions: Sequence[Function], kinds: Kinds, batch: slice
-    ) -> tuple[list[Hashable], Iterable[bytes], list[Sequence[Any]]]:
+    ) -> tuple[list[Hashable], Iterable[bytes], Sequence[Sequence[Any]]]:
         """Return of those ``functions`` that are plain the ids, the contents and the inputs; see :meth:`read_plain`."""
         ids = [function.id for function in functions]
         named = [(*each, *each.values()) if each else () for each in kinds.kwargs[batch]]
-        keys: list[Any] = [*zip(map(id, kinds.codes[batch]), kinds.of[batch], strict=True)]
-        args = kinds.args[batch]
-        columns: tuple[list[Any], ...] = ids, [*map(tuple, kinds.extra_args[batch])], named
+        keys: Sequence[Any] = [*zip(map(id, kinds.codes[batch]), kinds.of[batch], strict=True)]
+        args: Sequence[Sequence[Any]] = kinds.args[batch]
+        extra_args = [*map(tuple, kinds.extra_args[batch])]
+        columns: tuple[list[Any], ...] = ids, extra_args, named
         are_plain = [type(function) is Function for function in functions]
         if not SPECIAL.isdisjoint(map(type, chain.from_iterable(args))):
             are_plain = [*map(and_, are_plain, [SPECIAL.isdisjoint(map(type, each)) for each in args])]
         for column in columns:
-            are_plain = [*map(and_, are_plain, are_leaves(column))]
-        ids, extra_args, named, keys, args = ([*compress(column, are_plain)] for column in (*columns, keys, args))
-        of_key = dict(zip(keys, compress(functions, are_plain), strict=True))
+            if not all(leaves := are_leaves(column)):
+                are_plain = [*map(and_, are_plain, leaves)]
+        if not all(are_plain):
+            whole: tuple[Sequence[Any], ...] = *columns, keys, args, functions
+            ids, extra_args, named, keys, args, functions = ([*compress(column, are_plain)] for column in whole)
+        are_alike = bool(keys) and keys.count(keys[0]) == len(keys)  # as most are
+        of_key = dict(zip(keys[:1] if are_alike else keys, functions, strict=False))
         shared = {key: self._share(function, key[1]) for key, function in of_key.items()}
         values: Iterable[Any] = zip(ids, map(len, args), extra_args, named, strict=True)
         plain = [*map(marshal.dumps, values, repeat(2))]
         before = {length: (len(_PLAIN) + length).to_bytes(8, "little") + _PLAIN for length in set(map(len, plain))}
-        ends = [*map(shared.__getitem__, keys)]
+        ends = [*shared.values()] * len(keys) if are_alike else [*map(shared.__getitem__, keys)]
         bodies = map(before.__getitem__, map(len, plain)), plain
         parts = zip(map(itemgetter(0), ends), *bodies, map(itemgetter(1), ends), strict=True)
         return ids, map(b"".join, parts), args

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import replace
 from functools import partial
 from itertools import compress
-from operator import is_
 from types import GeneratorType
 from typing import Any
 
@@ -332,13 +331,13 @@ class Plan:
         """Yield the specifications of the tasks from ``first`` on; neighbours without inputs mostly share one."""
         kept, staying = self._kept_and_staying(first)
         may_share = not (groups or staying or self.arrays)
-        spec: TaskSpec | None = None
-        like: tuple[object, ...] = ()
+        spec = _OF_A_LEASE
+        like: tuple[object, ...] = None, None, None
         templates = itertools.islice(self.call_templates, first, None)
-        for number, (settings, template, keep) in enumerate(zip(settings_of, templates, kept, strict=True), first):
+        for number, this in enumerate(zip(settings_of, templates, kept, strict=True), first):
+            settings, _, keep = this
             if may_share and not self.sources[number]:
-                this = settings, template, keep
-                if spec is None or not all(map(is_, this, like)):
+                if like[0] is not settings or like[1] is not this[1] or like[2] != keep:
                     spec, like = self._spec(number, settings, None, bool(keep), False), this
                 yield spec
             else:

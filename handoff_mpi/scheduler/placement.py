@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, RatedStrategy, demand_and_supply
@@ -175,8 +176,10 @@ class Placer:
 
     def _prepare(self) -> None:
         self._is_prepared = True
-        costs = ((spec.cost, 1.0) for spec in self._tasks.specs)
-        self._view.prices = {**demand_and_supply(costs, self._ledger), **self._given_prices}
+        costs = [spec.cost for spec in self._tasks.specs]
+        of_id = dict(zip(map(id, costs), costs, strict=True))  # there are few, however many tasks
+        demand = [(of_id[each], float(count)) for each, count in Counter(map(id, costs)).items()]
+        self._view.prices = {**demand_and_supply(demand, self._ledger), **self._given_prices}
         prepare = getattr(self._strategy, "prepare", None)
         if prepare is None:
             return

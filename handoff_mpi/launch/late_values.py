@@ -13,6 +13,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.launch.takers import with_consumers
 from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.runtime.window_consumers import Undecided
 from handoff_mpi.scheduler import Restored, ValueLocation
 from handoff_mpi.serialization import Payload
 
@@ -47,7 +48,8 @@ class LateValues:
         if later is None:
             return Restored({})
         known = self._take_known(later, same)
-        tasks = {task: later.rest[task] for task in known if task in later.rest}
+        growing = {number for number, each in self._plan.arrays.items() if each.window is not None}  # as elements come
+        tasks = {task: later.rest[task] for task in known - growing if task in later.rest}
         self._taken.update(tasks)
         self._leave_nowhere(tasks)
         for task in tasks:
@@ -85,6 +87,14 @@ class LateValues:
                 for each in nowhere.intersection(self._plan.specs[task].needs):
                     self._taken.discard(each)
                     tasks.pop(each, None)
+
+
+def undecided_arrays(plan: Plan, resumed: Resumed) -> dict[int, Undecided]:
+    """Return the windowed arrays, and those that take elements of such, that depend on folds of others."""
+    if resumed.later is None:
+        return {}
+    folds, earlier = _folds_behind(plan, resumed.unknown), resumed.later.earlier_elements
+    return {number: Undecided(folds[number], launches) for number, launches in earlier.items() if launches}
 
 
 def _folds_behind(plan: Plan, tasks: Collection[int]) -> dict[int, frozenset[int]]:

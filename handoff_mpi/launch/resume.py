@@ -76,7 +76,8 @@ class Resumed:
         found = IntervalSet(self.array_values[array].have)
         if self.later is not None:
             found.update(self.later.array_values[array].have)
-        for each in self.earlier_elements.get(array, ()):
+        earlier = [self, *([] if self.later is None else [self.later])]
+        for each in [one for resumed in earlier for one in resumed.earlier_elements.get(array, ())]:
             found.update(each.values.have)
         return found
 
@@ -212,12 +213,13 @@ class _Left:
             taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
         resumed.elements, resumed.other_arguments = taken_over.elements, taken_over.other_arguments
         resumed.suspect_elements = {} if is_later else taken_over.suspects()
-        for task, launches in () if is_later else arrays.items():  # these are compared once, as they come
-            if plan.arrays[task].window is not None:
+        for task, launches in arrays.items():
+            is_compared_before = is_later and task not in self.unknown  # they are compared once, as they come
+            if plan.arrays[task].window is not None and not is_compared_before:
                 like = [each for each in launches if each.has_any and each.takes_like(plan.arrays[task].elements)]
                 same = [each for each in like if not pairs.are_outdated(takes_of(plan, task), each.epoch)]
                 resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in same]
-        come = {task for task in plan.arrays if task not in self.unknown} if is_later else ()
+        come = plan.arrays.keys() if is_later else ()
         # Elements are results, also of an array of which all that is taken was done: those without a value run.
         _take_over(plan, known, self.is_intact, plan.arrays.keys(), resumed, come)
         return taken_over

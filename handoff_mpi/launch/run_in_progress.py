@@ -22,6 +22,7 @@ from handoff_mpi.errors import (
 from handoff_mpi.launch.admission import is_builtin
 from handoff_mpi.launch.begun_run import BegunRun
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.late_values import undecided_arrays
 from handoff_mpi.launch.rank_setups import RankSetups
 from handoff_mpi.launch.run_reporter import RunReporter
 from handoff_mpi.launch.run_results import make_results
@@ -194,6 +195,7 @@ class RunInProgress:
             resumed.earlier_elements,
             self._run.journal_writer,
             self._run.take_over_later,
+            undecided_arrays(self._checked.plan, resumed),
         )
         column_keeper = self._run.make_column_keeper()
         self.loop.coordinator.dispatcher.keep_column = column_keeper.keep

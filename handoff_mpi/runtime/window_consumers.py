@@ -6,7 +6,7 @@ is known of elements of the windowed array as they come; so it is followed from 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
@@ -36,6 +36,36 @@ class Compared(NamedTuple):
     same: Mapping[int, Interval]
 
 
+class Undecided(NamedTuple):
+    """The elements that earlier launches computed of an array behind folds of windowed arrays: they may be outdated.
+
+    Attributes:
+        folds: on which it depends.
+        earlier: what the launches have computed.
+    """
+
+    folds: frozenset[int]
+    earlier: Sequence[EarlierElements]
+
+    def decide(self, decided: Decided) -> Sequence[EarlierElements] | None:
+        """Return what launches have computed in which the folds were the same; None while some are not known."""
+        if not self.folds <= decided.folds:
+            return None
+        return [each for each in self.earlier if all(each.epoch in decided.same.get(fold, ()) for fold in self.folds)]
+
+
+class Decided(NamedTuple):
+    """The folds of windowed arrays of which it is known whether they are the same as in earlier launches.
+
+    Attributes:
+        folds: their numbers.
+        same: of each that was taken over, the launches in which its value was the same.
+    """
+
+    folds: Set[int]
+    same: Mapping[int, Collection[int]]
+
+
 class WindowConsumers:
     """The consumers of one windowed array.
 
@@ -46,8 +76,10 @@ class WindowConsumers:
         values: of arrays, by number.
         earlier: array to what earlier launches have computed.
         journal_writer: writes the journal.
+        undecided: of consumers that depend on folds of other windowed arrays, what may be taken over.
 
     Attributes:
+        closed_folds: those of which the number of values is known, so that they were taken over, or are not.
         same_launches: of each fold that was taken over, the launches in which its value was the same.
     """
 
@@ -59,8 +91,13 @@ class WindowConsumers:
         values: Mapping[int, ArrayValues],
         earlier: Mapping[int, Sequence[EarlierElements]],
         journal_writer: JournalWriter,
+        undecided: Mapping[int, Undecided],
     ) -> None:
+        self.closed_folds: set[int] = set()
         self.same_launches: dict[int, set[int]] = {}
+        self._undecided = {number: undecided[number] for number in numbers if number in undecided}
+        self._stop = 0  # of the elements of the windowed array that were compared
+        self._counts: dict[int, int] = {}  # of all, once no more come
         self._root = root
         self._numbers = numbers
         self._arrays = plan.arrays
@@ -81,6 +118,7 @@ class WindowConsumers:
 
     def restore(self, compared: Compared, arrays: Mapping[int, Array]) -> list[Restored]:
         """Take over elements; return the events of that, those of the arrays furthest from the root first."""
+        self._stop = compared.stop
         for epoch, (_, stop) in compared.same.items():
             there = self._there.setdefault((self._root, epoch), IntervalSet())
             for launch, intervals in compared.taken.items():
@@ -95,7 +133,7 @@ class WindowConsumers:
     def close(self, count: int, arrays: Mapping[int, Array]) -> list[Restored]:
         """No more elements come of the windowed array than ``count``; return as :meth:`restore` does."""
         events: list[Restored] = []
-        counts = {self._root: count}
+        counts = self._counts = {self._root: count}
         for number in self._numbers:
             frozen = self._arrays[number]
             link = frozen.links[0]
@@ -104,11 +142,40 @@ class WindowConsumers:
             counts[number] = -(-taken // link.block)
             if _is_fold(frozen):
                 counts[number] = len(Tree(taken, link.block)) if taken else 0
+                self.closed_folds.add(number)
                 events += self._restore_fold(number, link.source, counts) if arrays[number].is_open else ()
             elif arrays[number].is_open:
                 events += self._restore(number, count, is_last=True)
             self._values[number].count = counts[number]
             self._journal_writer.elements_pulled(number, 0, counts[number], b"", is_last=True)
+        return events[::-1]
+
+    @property
+    def are_undecided(self) -> bool:
+        """Whether any waits until other folds are known."""
+        return bool(self._undecided)
+
+    def begin(self, earlier: Sequence[EarlierElements]) -> None:
+        """Take in what earlier launches have computed of the windowed array, none of which has been compared."""
+        self._totals = {each.epoch: each.total for each in earlier}
+
+    def decide(self, decided: Decided, arrays: Mapping[int, Array]) -> list[Restored]:
+        """Take over elements of consumers that depend on other folds, as these are known; return as :meth:`restore`."""
+        events: list[Restored] = []
+        for number in self._numbers:
+            undecided = self._undecided.get(number)
+            earlier = None if undecided is None else undecided.decide(decided)
+            if earlier is None:
+                continue
+            del self._undecided[number]
+            self._earlier[number], self._compared[number] = earlier, 0
+            if not self._counts:
+                if not _is_fold(self._arrays[number]):
+                    events += self._restore(number, self._stop, is_last=False)
+            elif _is_fold(self._arrays[number]):
+                events += self._restore_fold(number, self._arrays[number].links[0].source, self._counts)
+            else:
+                events += self._restore(number, self._counts[self._root], is_last=True)
         return events[::-1]
 
     def _restore(self, number: int, count: int, is_last: bool) -> Iterator[Restored]:
@@ -217,7 +284,8 @@ def window_consumers(
     values: Mapping[int, ArrayValues],
     earlier: Mapping[int, Sequence[EarlierElements]],
     journal_writer: JournalWriter,
+    undecided: Mapping[int, Undecided],
 ) -> WindowConsumers | None:
     """Return the consumers of a windowed array, None if it has none; the arguments are those of the class."""
     numbers = _consumers_of(root, plan)
-    return WindowConsumers(root, numbers, plan, values, earlier, journal_writer) if numbers else None
+    return WindowConsumers(root, numbers, plan, values, earlier, journal_writer, undecided) if numbers else None

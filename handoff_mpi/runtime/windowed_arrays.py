@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from handoff_mpi.arrays.columns import ColumnError
@@ -24,7 +24,7 @@ from handoff_mpi.messages import ErrorReport
 from handoff_mpi.results.array_history import EarlierElements
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
-from handoff_mpi.runtime.window_consumers import Compared, WindowConsumers, window_consumers
+from handoff_mpi.runtime.window_consumers import Compared, Decided, Undecided, WindowConsumers, window_consumers
 from handoff_mpi.scheduler import ElementsPulled, Restored
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.serialization import reason_of
@@ -51,6 +51,8 @@ class WindowedArray:
         earlier: what those have computed, in order.
         journal_writer: writes the digests of elements into the journal.
         consumers: the arrays that take its elements.
+        undecided: what earlier launches have computed, where it depends on folds of other windowed arrays: elements
+            are offered once it is known whether these are the same. None of them could begin before.
     """
 
     def __init__(
@@ -63,27 +65,59 @@ class WindowedArray:
         earlier: Sequence[EarlierElements],
         journal_writer: JournalWriter,
         consumers: WindowConsumers | None,
+        undecided: Undecided | None = None,
     ) -> None:
         self.number = number
         self.puller = puller
         self._label = label
         self._window = window
         self._values = values
-        self._earlier = [each for each in earlier if each.block == window.block]
+        self._undecided = undecided
         self._journal_writer = journal_writer
         self._consumers = consumers
         self._digest_object = ObjectDigests()
         self._error: ErrorReport | None = None
         self._offered = 0
+        self._looked_at = 0  # the number of elements that were judged, or are to be with the rest of their block
         self._judged = 0  # the end of the last block that was compared
-        self._has_said = not earlier
-        if earlier and not self._earlier:
-            self._say_again("its window was another one in earlier launches, so all of its elements run again")
+        self._is_last = self._are_all_open = False
         self._released = 0
+        self._begin(earlier)
         self._digests: list[bytes] = []
         self._blocks = 0  # whose digests are in the journal
         self._recorded = 0
         self._next_record = 0.0
+
+    def _begin(self, earlier: Sequence[EarlierElements]) -> None:
+        """Take in what earlier launches have computed, which counts if it is the same."""
+        self._earlier = [each for each in earlier if each.block == self._window.block]
+        self._has_said = not earlier
+        if earlier and not self._earlier:
+            self._say_again("its window was another one in earlier launches, so all of its elements run again")
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether it, or a consumer, waits until folds are known on which it depends."""
+        return self._undecided is not None or (self._consumers is not None and self._consumers.are_undecided)
+
+    def decide(self, decided: Decided, arrays: Mapping[int, Array]) -> list[ElementsPulled | Restored]:
+        """Take over what depends on folds of other arrays, as these are known; return the events of it."""
+        events: list[ElementsPulled | Restored] = []
+        earlier = None if self._undecided is None else self._undecided.decide(decided)
+        if earlier is not None:
+            self._undecided = None
+            self._begin(earlier)
+        if self._consumers is not None and self._undecided is None:
+            if earlier is not None:
+                self._consumers.begin(earlier)
+            events += self._consumers.decide(decided, arrays)
+        if earlier is not None and arrays[self.number].is_open:
+            self._are_all_open = True
+            events += self._offer(arrays)
+            self._are_all_open = False
+            if self._is_last:
+                self._record(_NEVER, is_last=True)
+        return events
 
     def take(self, arrays: Mapping[int, Array], now: float) -> list[ElementsPulled | Restored]:
         """Take in what was pulled; return the events of it.
@@ -110,6 +144,11 @@ class WindowedArray:
         """Of each fold of its elements that was taken over, the launches in which its value was the same."""
         return {} if self._consumers is None else self._consumers.same_launches
 
+    @property
+    def closed_folds(self) -> Collection[int]:
+        """The folds of its elements of which the number of values is known."""
+        return () if self._consumers is None else self._consumers.closed_folds
+
     def finish(self) -> None:
         """Have the journal know all elements that have come: the run has ended, and may be resumed."""
         if self._recorded < self._window.count:
@@ -123,26 +162,32 @@ class WindowedArray:
 
     def _take_news(self, arrays: Mapping[int, Array]) -> list[ElementsPulled | Restored]:
         is_over = self.puller.is_over  # before: what comes after it is taken too
-        restored: list[Interval] = []
-        events: list[ElementsPulled | Restored] = []
         elements = self.puller.take(MAX_TAKEN)
         count, block = self._window.count, self._window.block
         if self._error is None:
             self._add(elements)
+        for stop in range(count - count % block + block, self._window.count + 1, block):
+            self._digests.append(self._digest(stop))
+        self._is_last = self._error is not None or (is_over and len(elements) < MAX_TAKEN)
+        return [] if self._undecided is not None else self._offer(arrays)
+
+    def _offer(self, arrays: Mapping[int, Array]) -> list[ElementsPulled | Restored]:
+        """Offer the elements that have come; return the events of it."""
+        restored: list[Interval] = []
+        events: list[ElementsPulled | Restored] = []
+        count, block = self._looked_at, self._window.block
         while count < self._window.count:
             count = min(self._window.count, count - count % block + block)
-            if count % block == 0:
-                self._digests.append(self._digest(count))
             restored += self._judge(arrays, events, count, is_last=False)
-        is_last = self._error is not None or (is_over and len(elements) < MAX_TAKEN)
-        if is_last:
+        self._looked_at = count
+        if self._is_last:
             restored += self._judge(arrays, events, count, is_last=True)
             if self._error is None and self.puller.error is not None:
                 self._error = self._why_ended(self.puller.error)
             if self._error is None and self._consumers is not None:
                 events += self._consumers.close(self._offered, arrays)
             self.puller.close()
-        events.append(ElementsPulled(self.number, self._offered, restored, is_last, self._error))
+        events.append(ElementsPulled(self.number, self._offered, restored, self._is_last, self._error))
         return events
 
     def _why_ended(self, error: BaseException) -> ErrorReport:
@@ -163,7 +208,7 @@ class WindowedArray:
             self._error = ErrorReport(_UNSENDABLE, f"{what}: {reason_of(error.errors[first])}")
 
     def _digest(self, stop: int) -> bytes:
-        return self._window.digest(stop, self._digest_object)
+        return self._window.digest(stop, self._digest_object, self._are_all_open)
 
     def _judge(
         self, arrays: Mapping[int, Array], events: list[ElementsPulled | Restored], count: int, is_last: bool
@@ -242,7 +287,7 @@ class WindowedArray:
 
 
 class FoldsTakenOver:
-    """Has what depends on folds of windowed arrays be taken over as these are.
+    """Has all that depends on folds of windowed arrays be taken over as these are known.
 
     Args:
         take_over: called with the folds that are known to be what they were, and the launches in which each was that;
@@ -251,20 +296,33 @@ class FoldsTakenOver:
 
     def __init__(self, take_over: Callable[[Mapping[int, Collection[int]]], Restored]) -> None:
         self._take_over = take_over
-        self._known = 0
+        self._known = self._closed = 0  # the number of folds
 
-    def take(self, arrays: Iterable[WindowedArray], events: Iterable[ElementsPulled | Restored]) -> list[Restored]:
-        """Return the event of what can be taken over after ``events``, if folds are among these.
+    def take(self, windowed: Collection[WindowedArray], arrays: Mapping[int, Array]) -> list[ElementsPulled | Restored]:
+        """Return the events of what can be taken over, after what was taken in in this turn.
 
         Args:
-            arrays: the windowed arrays.
+            windowed: the windowed arrays.
+            arrays: where the elements of arrays stand, by number.
         """
-        if any(isinstance(event, Restored) for event in events):
-            same = {fold: launches for each in arrays for fold, launches in each.same_launches.items()}
-            if len(same) > self._known:
-                self._known = len(same)
-                return [self._take_over(same)]
-        return []
+        events: list[ElementsPulled | Restored] = []
+        decided = _decided(windowed)
+        while len(decided.folds) > self._closed:  # folds of what is decided may be known at once
+            self._closed = len(decided.folds)
+            for each in windowed:
+                if each.is_undecided and each.number in arrays:
+                    events += each.decide(decided, arrays)
+            decided = _decided(windowed)
+        if len(decided.same) > self._known:
+            self._known = len(decided.same)
+            events.append(self._take_over(decided.same))
+        return events
+
+
+def _decided(windowed: Collection[WindowedArray]) -> Decided:
+    """Return the folds of which it is known whether they are what they were."""
+    same = {fold: launches for each in windowed for fold, launches in each.same_launches.items()}
+    return Decided({fold for each in windowed for fold in each.closed_folds}, same)
 
 
 class WindowedArrays:
@@ -277,6 +335,7 @@ class WindowedArrays:
         earlier: array to what earlier launches have computed.
         journal_writer: writes the journal.
         take_over_later: as of :class:`FoldsTakenOver`.
+        undecided: what earlier launches have computed of arrays that depend on folds of others, by number.
     """
 
     def __init__(
@@ -287,6 +346,7 @@ class WindowedArrays:
         earlier: Mapping[int, Sequence[EarlierElements]],
         journal_writer: JournalWriter,
         take_over_later: Callable[[Mapping[int, Collection[int]]], Restored],
+        undecided: Mapping[int, Undecided],
     ) -> None:
         self._arrays = arrays
         self._folds = FoldsTakenOver(take_over_later)
@@ -301,8 +361,8 @@ class WindowedArrays:
             if frozen.pulled is not None and frozen.source is not None:
                 puller = ElementPuller(frozen.source.begin, frozen.pulled.size, self._ring)
                 label, before = show(plan.ids[number]), earlier.get(number, ())
-                consumers = window_consumers(number, plan, values, earlier, journal_writer)
-                its = puller, values[number], before, journal_writer, consumers
+                consumers = window_consumers(number, plan, values, earlier, journal_writer, undecided)
+                its = puller, values[number], before, journal_writer, consumers, undecided.get(number)
                 self._of.append(WindowedArray(number, label, frozen.pulled, *its))
 
     def start(self) -> None:
@@ -317,7 +377,7 @@ class WindowedArrays:
             with suppress(BlockingIOError):
                 os.read(self._read, 1024)
         found = [event for each in self._of if each.number in self._arrays for event in each.take(self._arrays, now)]
-        return found + self._folds.take(self._of, found)
+        return found + self._folds.take(self._of, self._arrays)
 
     def finish(self) -> None:
         """Note what has come until the end of the run."""
@@ -353,8 +413,9 @@ def windowed_arrays(
     earlier: Mapping[int, Sequence[EarlierElements]],
     journal_writer: JournalWriter,
     take_over_later: Callable[[Mapping[int, Collection[int]]], Restored],
+    undecided: Mapping[int, Undecided],
 ) -> WindowedArrays | None:
     """Return the windowed arrays of a run; None if it has none."""
     if all(frozen.window is None for frozen in plan.arrays.values()):
         return None
-    return WindowedArrays(plan, arrays, values, earlier, journal_writer, take_over_later)
+    return WindowedArrays(plan, arrays, values, earlier, journal_writer, take_over_later, undecided)

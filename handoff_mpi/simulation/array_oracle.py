@@ -96,7 +96,7 @@ class ArrayOracle:
         """Return the elements of an array that need not run again, as they are the same and can be compared."""
         shape, spared = self._load.shape(array), set[int]()
         window = shape.window
-        if array in self._varies | self._behind_windows:
+        if array in self._varies | (self._behind_windows & self._shaky):
             return spared
         if window is None:  # once all have come it is known that each is the same
             roots = [each for each in self._values if self._load.shape(each).window is shape.root]

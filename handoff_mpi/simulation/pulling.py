@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
-from handoff_mpi.launch.late_values import LateValues
+from handoff_mpi.launch.late_values import LateValues, undecided_arrays
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.runtime.element_puller import ElementPuller
 from handoff_mpi.runtime.journal_writer import JournalWriter
@@ -109,14 +109,16 @@ class SimulatedWindows:
         self._of: dict[int, WindowedArray] = {}
         self._pullers: dict[int, SimulatedPuller] = {}
         rng = random.Random(f"pulls {around.number}")
+        undecided = undecided_arrays(plan, previous)
         for number, frozen in plan.arrays.items():
             if frozen.pulled is not None:
                 window = around.load.shape(number).window
                 assert window is not None
                 puller = SimulatedPuller(window, around.number, rng, self._planner(number))
                 earlier = previous.earlier_elements.get(number, ())
-                consumers = window_consumers(number, plan, values, previous.earlier_elements, journal_writer)
-                its = puller, values[number], earlier, journal_writer, consumers
+                before = previous.earlier_elements, journal_writer, undecided
+                consumers = window_consumers(number, plan, values, *before)
+                its = puller, values[number], earlier, journal_writer, consumers, undecided.get(number)
                 self._of[number] = WindowedArray(number, str(number), frozen.pulled, *its)
                 self._pullers[number] = puller
 
@@ -143,4 +145,4 @@ class SimulatedWindows:
         """Return what has come since the last time."""
         arrays, now = scheduler.arrays.of, self._around.clock.now
         found = [event for number, each in self._of.items() if number in arrays for event in each.take(arrays, now)]
-        return found + self._folds.take(self._of.values(), found)
+        return found + self._folds.take(self._of.values(), arrays)

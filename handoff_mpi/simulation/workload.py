@@ -175,13 +175,13 @@ class Workload:
     def find_shaky(self) -> set[int]:
         """Return those tasks behind windows that may run again in a later launch although nothing else has failed.
 
-        Their windows change, or are followed behind others; or their elements are values of functions, one by one.
+        Their windows change; or their elements are values of functions, one by one.
         """
         behind, found = self.find_behind_windows(), self.find_varying()
         for task, spec in enumerate(self.specs):
             shape = self.shapes.get(task)
             comes = None if shape is None else shape.comes
-            changes = comes is not None and (comes.is_changing or task in behind)
+            changes = comes is not None and comes.is_changing
             if changes or (task in behind and spec.element_inputs) or not found.isdisjoint(spec.needs):
                 found.add(task)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import threading
 import time
 
 import pytest
@@ -286,6 +287,62 @@ def test_what_depends_on_a_fold_is_taken_over_when_its_elements_have_come(tmp_pa
     results = run(shared(notes, iter([*range(99), 0])), tmp_path)
     assert newly_called(notes) == {"f": 36, "mean": 1, "part": 50, "again": 50, "last": 1, "end": 1}
     assert results["mean"] == (99 * 98) / 100
+
+
+def behind_another_fold(notes, counts, window):
+    """Two windowed arrays, one of which takes the fold of another one, and an array over the other takes it, too."""
+    dag = DAG("behind")
+    noting = functools.partial(Noting, notes)
+    xs = dag.map(noting("x", abs), iter(range(counts[0])), window=64, id="xs", version="1")
+    total = dag.reduce(operator.add, xs, id="total", fan_in=4, version="1")
+    last = dag.add_function(Function("last", [total], noting("last", lambda x: x % 10), version="1"))
+    ys = dag.map(noting("y", operator.mul), iter(range(counts[1])), last, window=window, id="ys", version="1")
+    zs = dag.map(noting("z", abs), iter(range(counts[2])), window=window, id="zs", version="1")
+    scaled = dag.map(noting("s", operator.mul), zs, total, id="scaled", version="1")
+    folds = [dag.reduce(operator.add, each, id=f"{each.id} folded", fan_in=4, version="1") for each in (ys, scaled)]
+    dag.add_function(Function("end", folds, noting("end", operator.add), version="1"))
+    return dag
+
+
+def test_what_is_behind_a_fold_that_is_behind_another_is_taken_over_too(tmp_path, notes):
+    others = {"last": 1, "s": 50, "y": 70, "end": 1}  # behind another total
+    for counts, called in (
+        ((20, 70, 50), {**others, "x": 20, "z": 50}),
+        ((20, 70, 50), {}),
+        ((20, 9, 70), {"s": 20, "z": 20, "y": 9, "end": 1}),  # ys come whole before the total is known
+        ((20, 9, 70), {}),
+        ((21, 9, 70), {**others, "x": 1, "y": 9, "s": 70}),
+    ):
+        results = run(behind_another_fold(notes, counts, window=30), tmp_path)
+        total = sum(range(counts[0]))
+        assert results["end"] == sum(range(counts[1])) * (total % 10) + sum(range(counts[2])) * total
+        assert load(tmp_path)["end"] == results["end"]
+        assert newly_called(notes) == dict(sorted(called.items()))
+
+
+def test_elements_that_wait_for_a_fold_are_compared_with_all_of_their_blocks(tmp_path, notes):
+    """They come in two parts, of which the second one begins another block, before the fold is known."""
+    for called in ({"x": 1, "y": 1100}, {}):
+        have_come = threading.Event()
+
+        def waiting(have_come=have_come):
+            have_come.wait(10)
+            yield 1
+
+        def in_parts(have_come=have_come):
+            yield from range(1050)
+            time.sleep(0.05)
+            yield from range(50)
+            have_come.set()
+
+        dag = DAG("parts")
+        total = dag.reduce(
+            operator.add, dag.map(Noting(notes, "x", abs), waiting(), window=4, version="1"), version="1"
+        )
+        ys = dag.map(Noting(notes, "y", operator.mul), in_parts(), total, window=1101, id="ys", version="1")
+        dag.reduce(operator.add, ys, id="folded", version="1")
+        assert run(dag, tmp_path)["folded"] == sum(range(1050)) + sum(range(50))
+        assert newly_called(notes) == called
 
 
 def test_a_launch_that_died_before_it_had_compared_all_elements_tells_which_values_may_count_again(tmp_path, notes):

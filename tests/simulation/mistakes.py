@@ -42,12 +42,13 @@ from tests.scheduler.test_waiting_elements import (
     test_no_element_begins_of_an_array_that_an_earlier_launch_left_as_nobody_needs_it as elements_that_nobody_needs,
 )
 from tests.simulation import test_tree
-from tests.simulation.test_folds_of_windows import two_folds
+from tests.simulation.test_folds_of_windows import behind_folds, two_folds
 
 _MAX_RUN_S = 20
 _ANNOTATIONS = "from __future__ import annotations"
 _FINE = {"is_fine": True, "tasks": 60}
 _CHANGING = partial(two_folds, second=Window(2, 60, changes_at=40, alternates=True))
+_BEHIND = partial(behind_folds, first=Window(6, 25, changes_at=10, alternates=True))
 _GROWING = partial(two_folds, second=Window(2, 58, later_count=60, alternates=True))
 _LATE = {"always": ("late relaunch",), "pressure": False, "bad_hosts": False}
 #: Where an array leaves its queue as it is dropped.
@@ -594,7 +595,13 @@ MISTAKES = [
     ),
     Mistake(
         "what depends on one fold has begun when another is known, and is taken over then",
-        [("runtime.windowed_arrays:FoldsTakenOver.take", "len(same) > self._known", "len(same) > self._known + 1")],
+        [
+            (
+                "runtime.windowed_arrays:FoldsTakenOver.take",
+                "if len(decided.same) > self._known:",
+                "if len(decided.same) > self._known + 1:",
+            )
+        ],
         seed=60,
         options=_LATE,
         load=two_folds,
@@ -631,6 +638,59 @@ MISTAKES = [
         [("results.history:_Reader._done", "known.epoch != done.epoch or ", "")],
         seed=310563,
         options={"folds": True, "always": ("resumed",)},
+    ),
+    Mistake(
+        "what was made while a fold was another is taken over of an array behind it",
+        [
+            (
+                "runtime.window_consumers:Undecided.decide",
+                "if all(each.epoch in decided.same.get(fold, ()) for fold in self.folds)",
+                "",
+            )
+        ],
+        seed=3,
+        options={"always": ("resumed",)},
+        load=_BEHIND,
+    ),
+    Mistake(
+        "elements of an array behind a fold are offered before it is known whether the fold is what it was",
+        [
+            (
+                "runtime.windowed_arrays:WindowedArray._take_news",
+                "[] if self._undecided is not None else self._offer(arrays)",
+                "self._offer(arrays)",
+            )
+        ],
+        seed=0,
+        options=_LATE,
+        load=behind_folds,
+    ),
+    Mistake(
+        "what takes elements that have come is not looked at again once a fold is known on which it depends",
+        [
+            (
+                "runtime.window_consumers:WindowConsumers.decide",
+                "self._earlier[number], self._compared[number] = earlier, 0",
+                "self._earlier[number] = earlier",
+            )
+        ],
+        seed=0,
+        options=_LATE,
+        load=behind_folds,
+    ),
+    Mistake(
+        "a fold that depends on another is not looked at again once that is known",
+        [("runtime.window_consumers:WindowConsumers.decide", "elif _is_fold(self._arrays[number]):", "elif False:")],
+        seed=0,
+        options=_LATE,
+        load=behind_folds,
+    ),
+    Mistake(
+        "a windowed array is done as the fold is known on which it depends",
+        [("launch.late_values:LateValues.take_over", "known - growing", "known")],
+        seed=0,
+        options=_LATE,
+        load=behind_folds,
     ),
     Mistake(
         "an array keeps what it made of fewer pairs, as it is looked at again for what is taken over late",

@@ -55,6 +55,29 @@ def partly_needed():
     return load
 
 
+def behind_folds(first=None, second=None):
+    """A windowed array, and an array that takes elements of another one, behind a fold; and what is behind theirs."""
+    first, second, third = first or Window(10, 20), second or Window(6, 25), Window(8, 22)
+    tasks = [
+        Shape(0, window=first),
+        *folded(0, first, 4),
+        (2,),
+        Shape(0, window=second),
+        *folded(4, second, 3),
+        Shape(0, window=third),
+        Shape(0, [Linked(7, range(UNKNOWN_COUNT))], root=third),
+        *folded(8, third, 3),
+        (6,),
+        (10,),
+        (11, 12),
+        Shape(20),
+    ]
+    load = load_of(*tasks)
+    load.specs[4].inputs, load.specs[8].inputs, load.specs[14].inputs = (3,), (2,), (6,)
+    load.duration_s[13] = 3.0
+    return load
+
+
 COUNTS = {0: 20, 1: 5, 2: 3, 3: 60, 4: 60, 5: 20, 6: 11, 9: 30, 10: 25, 11: 30, 12: 12}
 
 
@@ -72,6 +95,15 @@ def test_later_launches_take_over_what_is_behind_folds_that_are_the_same(window)
     for seed in range(3):
         cluster = run(seed, load=two_folds(second=window), always=("late relaunch",), pressure=False, bad_hosts=False)
         assert cluster.launches > 1 or cluster.scheduler.status != "done"
+
+
+@pytest.mark.parametrize(
+    "windows", [{}, {"first": Window(6, 25, changes_at=10, alternates=True)}, {"second": Window(6, 25, later_count=15)}]
+)
+def test_later_launches_take_over_what_is_behind_folds_that_are_behind_others(windows):
+    load = behind_folds(**windows)
+    cluster = run(1, load=load, always=("late relaunch",), pressure=False, bad_hosts=False)
+    assert cluster.launches > 1 or cluster.scheduler.status != "done"
 
 
 def test_a_later_launch_does_not_finish_what_nobody_needs_any_more():

@@ -310,12 +310,14 @@ class ArrayOracle:
 def ranks_left(scheduler: Scheduler, spec: TaskSpec) -> list[int]:
     """Return the ranks that a task would fit: each rank can hold any, unless its cores were withdrawn.
 
-    A group may be bound to one whose cores were.
+    A group may be bound to one whose cores were, and claim some though one of its tasks does not.
     """
     states = [each for each in scheduler.ledger.rank_states.values() if spec.pin in (None, each.rank)]
     present = [each for each in states if each.is_present]
-    left = [each.rank for each in present if "cpu" not in spec.cost or each.group.pools["cpu"].capacity]
-    return left if spec.group is None or len(left) == len(present) else []
+    has_group = spec.group is not None
+    claims = has_group or "cpu" in spec.cost
+    left = [each.rank for each in present if not claims or each.group.pools["cpu"].capacity]
+    return left if not has_group or len(left) == len(present) else []
 
 
 def _leased(scheduler: Scheduler, number: int) -> Iterator[Element]:

@@ -138,7 +138,7 @@ class ElementLoop:
     def _run_interval(self, start: int, code: Callable[..., Any], is_single: bool, arguments: Iterable[Any]) -> bool:
         """Call for the elements from ``start`` on; return whether the next interval may begin."""
         cells, notes, append, immutable = self.control.cells, self.notes, self._values.append, IMMUTABLE
-        prepare = self._hooks.prepare
+        prepare, usual = self._hooks.prepare, None
         due = self._tick + TICK_S
         for index, each in enumerate(arguments, start):
             cells[INDEX] = index
@@ -149,8 +149,12 @@ class ElementLoop:
                     prepare()
                 # Without a tuple between them, Python calls Python in two thirds of the time.
                 value = code(each) if is_single else code(*each)
-                if type(value) not in immutable:
-                    value = _settle(value)
+                kind = type(value)
+                if kind is not usual:
+                    if kind in immutable:
+                        usual = kind  # to ask this of each value takes three times as long
+                    else:
+                        value = _settle(value)
             except BaseException as error:
                 self._fail(index, error)
             else:

@@ -100,9 +100,10 @@ class SlotTable:
         tasks = slot.tasks
         if tasks[0] == task:
             del tasks[0]
-            slot.since = now
-            if self.deep:
-                self._place_by_since(slot)
+            if slot.since != now or len(tasks) < 2:  # else it has its place since another task landed in this turn
+                slot.since = now
+                if self.deep:
+                    self._place_by_since(slot)
         else:
             tasks.remove(task)
         self.in_flight -= 1

@@ -235,7 +235,8 @@ class TaskTable:
             self.nbytes[task] = nbytes
             if is_persisted:
                 self.persisted.add(task)
-        self.supply(task)
+        if self.children[task]:
+            self.supply(task)
         if self.specs[task].inputs:
             self.close_inputs(task, rank)
         if not (self.at_rank0[task] or self.consumers_left[task]) and self.children[task]:
@@ -266,9 +267,7 @@ class TaskTable:
         """``task`` no longer needs its inputs; ``rank`` has copies of those it fetched."""
         for each in self.specs[task].inputs:
             self.consumers_left[each] -= 1
-            if self.at_rank0[each]:
-                continue
-            if each not in self.holders:
+            if self.at_rank0[each] or each not in self.holders:
                 continue
             if rank >= 0 and each not in self.held.get(rank, ()) and not self.specs[each].stays:
                 self._hold(each, rank)

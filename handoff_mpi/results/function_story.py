@@ -299,7 +299,8 @@ class _FunctionReader(AnybodysReader):
         reader = None if called == self._wanted else self._element_reader
         told = None if reader is None else reader.told()
         its = self._own_launches, self._value, self._failure, namesakes, is_own, told
-        return FunctionStory(story, task, *its, not self._folds.isdisjoint(_all_inputs(story, task)))
+        is_behind = bool(self._folds) and not self._folds.isdisjoint(_all_inputs(story, task))
+        return FunctionStory(story, task, *its, is_behind)
 
 
 def _all_inputs(story: Story, task: int) -> set[int]:

@@ -43,12 +43,18 @@ def call(function: Callable[..., Answer], *args: object) -> Answer:
     return answer
 
 
-def call_here(code: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
+def call_here(
+    code: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object], process: int | None = None
+) -> Any:
     """Call a function of the user's DAG; its exceptions propagate. A coroutine that it returns is run to its end.
 
     A process that it forked ends here: it would otherwise continue as this one does, at the same work.
+
+    Args:
+        process: the id of this process, if it is known: to ask for it twice takes as long as a short function does.
     """
-    process = os.getpid()
+    if process is None:
+        process = os.getpid()
     try:
         value = code(*args, **kwargs)
         if type(value) in COROUTINE_TYPES:

@@ -6,6 +6,7 @@ Every outcome of the user's function (an exception, sys.exit, a result that cann
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
@@ -94,6 +95,7 @@ class CallRunner:
         self._limits = ThreadLimits()
         self._state = ProcessState()
         self._outer: Any = None
+        self._process = 0  # since calls follow one another
         self._generators = GlobalGenerators(True) if generators is None else generators
         self._draws: dict[tuple[int, ...], Generators] = {}
         self._draw_nothing: set[tuple[int, ...]] = set()
@@ -164,6 +166,7 @@ class CallRunner:
 
     def begin(self) -> None:
         """Calls follow one another until :meth:`finish`: what surrounds each of them is entered once."""
+        self._process = os.getpid()
         enter_copies()
         self._outer = enter(None)  # a function may run a DAG itself
         self._state.begin()
@@ -259,7 +262,7 @@ class CallRunner:
                     values.append(self._value(*each))
                 self._is_decoding = False
             code, args, kwargs = build_call(call_template, values, self.code, self._constant, self._inline, self._load)
-            value = call_here(code, args, kwargs)
+            value = call_here(code, args, kwargs, self._process)
             if spec.devices:
                 self._contexts.wait()
             duration = perf_counter() - started

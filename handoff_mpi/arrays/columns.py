@@ -26,7 +26,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable
 from itertools import chain
-from operator import attrgetter, countOf
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from handoff_mpi.imported_modules import imported_module
@@ -118,11 +118,10 @@ def pack(values: list[Any]) -> Packed:
 
 def pack_alike(values: list[Any]) -> Packed | None:
     """Return the column of values that are all alike: None, numbers, or arrays of one shape; None for others."""
-    if not values:
+    kinds = _kinds_of(values)
+    if len(kinds) != 1:
         return None
-    kind = type(values[0])
-    if countOf(map(type, values), kind) != len(values):  # which takes half as long as a set of the types
-        return None
+    kind = kinds.pop()
     if kind in _TYPECODES:
         try:
             return NUMBERS, len(values), _TYPECODES[kind], struct.pack(f"{len(values)}{_TYPECODES[kind]}", *values)
@@ -140,11 +139,19 @@ def pack_alike(values: list[Any]) -> Packed | None:
 
 def are_immutable(values: list[Any]) -> bool:
     """Whether all of ``values`` are immutable built-ins, or tuples of such."""
-    kinds = set(map(type, values))
+    kinds = _kinds_of(values)
     if tuple not in kinds:
         return IMMUTABLE.issuperset(kinds)
     tuples = values if kinds == {tuple} else [value for value in values if type(value) is tuple]
-    return IMMUTABLE.issuperset(kinds - {tuple}) and IMMUTABLE.issuperset(set(map(type, chain.from_iterable(tuples))))
+    return IMMUTABLE.issuperset(kinds - {tuple}) and IMMUTABLE.issuperset(_kinds_of(chain.from_iterable(tuples)))
+
+
+def _kinds_of(values: Iterable[Any]) -> set[type]:
+    """Return the exact types of values; ``{object}`` if one has no hash, so that nothing can pickle its values."""
+    try:
+        return set(map(type, values))  # operator.countOf takes half as long, but calls what metaclasses have for __eq__
+    except TypeError:
+        return {object}
 
 
 def packed_range(values: range) -> Packed:

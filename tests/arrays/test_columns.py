@@ -185,6 +185,24 @@ def test_a_value_that_cannot_be_pickled_is_named_by_its_position():
     assert "generator" in str(caught.value)
 
 
+class LikeAnyType(type):
+    """Its classes are equal to all others, and have no hash."""
+
+    def __eq__(cls, other: object) -> bool:
+        return True
+
+
+class Odd(metaclass=LikeAnyType):
+    pass
+
+
+@pytest.mark.parametrize("values", [[Odd(), Odd()], [None, Odd()], [1, (Odd(),)]])
+def test_a_value_whose_type_has_no_hash_is_refused_as_others_that_cannot_be_pickled(values):
+    with pytest.raises(ColumnError) as caught:
+        pack(values)
+    assert [*caught.value.errors] == [position for position, each in enumerate(values) if each not in (1, None)]
+
+
 @pytest.mark.parametrize(
     "values",
     [[1, 2], [1.5, 2.5], [True, False], [np.float32(1)], [np.zeros((2, 3))] * 4, [None, 1], ["a", "b"]],

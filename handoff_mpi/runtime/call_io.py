@@ -9,7 +9,7 @@ from handoff_mpi import messages
 from handoff_mpi.messages import INLINE_RESULT_NBYTES, KEEP, KEEP_REMOTE, RAISED, ErrorReport
 from handoff_mpi.runtime.worker_ports import SendPort, ValuesPort
 from handoff_mpi.serialization import Payload, head_of
-from handoff_mpi.worker.call_spec import CallSpec, Outcome
+from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.events import Ended, Event, InputMissing, QueuedCall, Serve
 
 
@@ -39,13 +39,17 @@ class CallIO:
 
     # -- inputs -------------------------------------------------------------------------------------
 
-    def gather(self, work: QueuedCall) -> CallSpec | None:
-        """Return all that a call needs; None if an input is unavailable after all, of which the machine learns."""
-        values = self._inputs(work) if work.sources else ()
-        if values is None:
-            return None
-        cores, devices = work.claim
-        return CallSpec(work.id, work.attempt, work.call_template, values, cores, devices, work.elements)
+    def gather(self, work: QueuedCall) -> bool:
+        """Have a call get the values that it takes; return False if one is unavailable, of which the machine learns.
+
+        Who has called, or sent them on, takes them out again: they may be large.
+        """
+        if work.sources:
+            values = self._inputs(work)
+            if values is None:
+                return False
+            work.values = values
+        return True
 
     def _inputs(self, work: QueuedCall) -> list[tuple[Payload, object, int]] | None:
         values: list[tuple[Payload, object, int]] = []

@@ -21,7 +21,7 @@ from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops,
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.call_pipeline import AHEAD_NBYTES, FEW_SENT, MAX_SENT, SentCalls
-from handoff_mpi.worker.call_spec import CallSpec, Outcome
+from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.child_pool import ChildPool, close_all
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
@@ -65,7 +65,7 @@ class Children:
         machine: Worker,
         caller: CallRunner,
         child_pool: ChildPool | None,
-        gather: Callable[[QueuedCall], CallSpec | None],
+        gather: Callable[[QueuedCall], bool],
         ended: Callable[[QueuedCall, Outcome, float], None],
         note: Callable[[Event], None],
         updated: Callable[[int, dict[str, object]], None],
@@ -90,7 +90,7 @@ class Children:
         """Whether a call runs in a child, not in the rank itself."""
         isolation = self._setup.isolation
         in_rank = (isolation == "rank" and work.slot == 0) or isolation == "inline"
-        if work.claim[1] and self._caller.has_broken_context:
+        if work.devices and self._caller.has_broken_context:
             return True  # no call can use CUDA in this process any more
         return not in_rank or bool(work.flags & ISOLATE)
 
@@ -111,15 +111,14 @@ class Children:
 
     def call(self, work: QueuedCall) -> None:
         """Start a call in its slot's child."""
-        spec = self._gather(work)
-        if spec is None:
+        if not self._gather(work):
             return
         while work.slot >= len(self.sent):  # the rank was given more slots
             self._children.append(None)
             self.sent.append(SentCalls())
         try:
             child = self._child(work)
-            child.call(spec)
+            child.call(work)
             self.sent[work.slot].sent([work])
         except OSError as error:
             lost = self._children[work.slot]
@@ -127,6 +126,8 @@ class Children:
             self.sent[work.slot].lost()
             how = lost.how_it_died() if lost is not None else (f"no child process could be started: {error}", "")
             self._ended(work, self._death(work, *how, 0.0), clock())
+        finally:
+            work.values = ()
 
     def _child(self, work: QueuedCall) -> ChildProcess:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
@@ -147,8 +148,7 @@ class Children:
 
     def _shown_to(self, work: QueuedCall) -> str:
         """Return the devices that the child of a call is shown; "" for those that this process is shown."""
-        _, devices = work.claim
-        return self._caller.devices.shown(devices) if devices else ""
+        return self._caller.devices.shown(work.devices) if work.devices else ""
 
     def _child_with(self, devices: str, slot: int) -> ChildProcess:
         """Return a child for a slot that is shown these devices: CUDA cannot be shown others once it has started."""

@@ -62,7 +62,6 @@ class OwnCalls:
         self._call_io = call_io
         self._has_user_store = has_user_store
         self._calls: deque[QueuedCall] = deque()
-        self._loops: dict[QueuedCall, ElementLoop] = {}
         self._encodings: deque[Serve] = deque()
 
     def __bool__(self) -> bool:
@@ -72,19 +71,18 @@ class OwnCalls:
     def call(self, work: QueuedCall) -> None:
         """Have ``work`` run when those before it have."""
         if work.elements is not None:
-            self._loops[work] = ElementLoop(work.elements)
+            work.loop = ElementLoop(work.elements)
         self._calls.append(work)
 
     def take_part(self, work: QueuedCall) -> None:
         """Have the machine learn what has ended of a lease that runs; from any thread that holds ``lock``."""
-        loop = self._loops.get(work)
-        part = None if loop is None else loop.take()
+        part = None if work.loop is None else work.loop.take()
         if part is not None:
             self._call_io.note(PartEnded(work, part))
 
     def stop(self, work: QueuedCall) -> None:
         """Have no further element of a lease begin; from any thread that holds ``lock``."""
-        loop = self._loops.get(work)
+        loop = work.loop
         if loop is not None:
             left = loop.stop()
             self._call_io.note(PartEnded(work, (loop.take() or NOTHING_ENDED)._replace(left=left)))
@@ -125,7 +123,7 @@ class OwnCalls:
             outcome = self._call(work)
             with self.lock:
                 if work.elements is not None:
-                    del self._loops[work]
+                    work.loop = None
                 if outcome is not None:
                     self._call_io.end(work, outcome, started)
                 reactor.ready(clock)
@@ -136,14 +134,13 @@ class OwnCalls:
         self.work = work
         self._begin_calling()
         try:
-            spec = self._call_io.gather(work)
-            if spec is None:
+            if not self._call_io.gather(work):
                 return None
-            if work.elements is not None:
-                spec.loop = self._loops[work]
-            return self._caller.call(spec)
+            return self._caller.call(work)
         finally:
             self.is_calling = False
+            if work.sources:
+                work.values = ()
 
     def _begin_calling(self) -> None:
         """Code of the user runs in this thread from now on, for any time: a progress thread looks after messages."""

@@ -79,11 +79,11 @@ class SimulatedCalls:
         self._has_begun(work)
         assert self._constants.issuperset(work.call_template[3]), f"task {work.task} runs without its constants"
         assert self._codes.issuperset(work.call_template[0]), f"task {work.task} runs without its code"
-        spec = self._call_io.gather(work)
-        if spec is None:
+        if not self._call_io.gather(work):
             return
         self._around.note_call(self._rank, work)
-        inputs = [plain_value(payload) for payload, _, _ in spec.values]
+        inputs = [plain_value(payload) for payload, _, _ in work.values]
+        work.values = ()
         if work.elements is not None:
             self.leases.begin(work, inputs)
             return

@@ -230,7 +230,8 @@ class Oracle:
         assert (slot.rank, slot.number) == (rank, work.slot)
         assert slot.claim is not None
         cores = slot.claim.cost.amounts.get("cpu", 0) / UNIT
-        assert work.claim == (cores, scheduler.ledger.claimed_devices(slot.claim)), "a call runs under another's claim"
+        claimed = cores, scheduler.ledger.claimed_devices(slot.claim)
+        assert (work.cores, work.devices) == claimed, "a call runs under another's claim"
         if work.elements is not None:
             return
         is_suspect = work.task in self._suspects or work.task in self._deaths()

@@ -13,9 +13,10 @@ from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.elements import ElementLoop
 
 
-@dataclass(slots=True)
 class CallSpec:
     """All that a call needs.
+
+    It is no dataclass: most calls keep the defaults, which take no time as attributes of the class.
 
     Attributes:
         values: of each input ``(payload, codec or None, rank that encoded it or -1)``.
@@ -24,14 +25,29 @@ class CallSpec:
         loop: that of a lease which runs in this process, and that another thread may stop; None makes one.
     """
 
-    id: object
-    attempt: int
-    call_template: Any
-    values: Sequence[tuple[Payload, object, int]]
-    cores: float
-    devices: Devices
+    values: Sequence[tuple[Payload, object, int]] = ()
     elements: LeaseElements | None = None
     loop: ElementLoop | None = None
+
+    def __init__(
+        self,
+        id: object,
+        attempt: int,
+        call_template: Any,
+        values: Sequence[tuple[Payload, object, int]],
+        cores: float,
+        devices: Devices,
+        elements: LeaseElements | None = None,
+        loop: ElementLoop | None = None,
+    ) -> None:
+        self.id = id
+        self.attempt = attempt
+        self.call_template = call_template
+        self.values = values
+        self.cores = cores
+        self.devices = devices
+        self.elements = elements
+        self.loop = loop
 
 
 @dataclass(slots=True)

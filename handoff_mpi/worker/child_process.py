@@ -391,8 +391,7 @@ def frame_ahead(work: QueuedCall, values: Sequence[Payload | None]) -> bytes:
     Args:
         values: its inputs, which have no buffers beside them and no codecs; None is the value of the call before.
     """
-    cores, devices = work.claim
-    return packed_frame((AHEAD, _sent(work.id), work.attempt, work.call_template, values, cores, devices))
+    return packed_frame((AHEAD, _sent(work.id), work.attempt, work.call_template, values, work.cores, work.devices))
 
 
 def _in_words(code: int) -> str:

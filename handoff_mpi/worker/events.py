@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from handoff_mpi.messages import Buffers, LeaseElements, LeaseReport, Message
+from handoff_mpi.messages import Buffers, LeaseReport, Message
+from handoff_mpi.resources.device_names import Devices
 from handoff_mpi.serialization import Payload
-from handoff_mpi.worker.call_spec import Outcome
+from handoff_mpi.worker.call_spec import CallSpec, Outcome
 
 
-class QueuedCall:
+class QueuedCall(CallSpec):
     """One attempt of a task at this rank; among the commands of the machine, the one to run this call.
 
-    It is no dataclass: most calls keep most of the defaults, which take no time as attributes of the class.
+    While it runs it has the values that it takes.
 
     Attributes:
         sources: ``(task, codec, payload or None, holders)`` of each value it takes.
-        claim: cores and devices of the slot's claim.
         waiting: how many inputs are still on their way.
         fetched: values that were encoded for this rank: (task, codec) to (payload, source rank); for work with sources.
         wants: the held values it counts as wanted; for work with sources.
@@ -28,7 +28,6 @@ class QueuedCall:
         is_ahead: whether the child that is to run it was sent it, ahead of its turn.
         is_overdue: whether it has used up its time, and its child is being ended.
         promised_nbytes: how much memory its result and copies of its inputs are expected to take, while it runs.
-        elements: the elements of an array that it computes; None for a function.
         element: the index of the element that ran when that was last reported, for a lease with a timeout; else -1.
         element_started: when that began, in seconds.
         part_due: when what has ended of a lease is reported next, once it has lasted for long.
@@ -43,7 +42,6 @@ class QueuedCall:
     started = 0.0
     is_reported = is_ahead = is_overdue = is_stopping = False
     promised_nbytes = 0
-    elements: LeaseElements | None = None
     element = -1
     element_started = 0.0
     part_due = 0.0
@@ -59,7 +57,7 @@ class QueuedCall:
         timeout_s: float | None,
         flags: int,
         slot: int,
-        claim: Any,
+        claim: tuple[float, Devices],
     ) -> None:
         self.task = task
         self.attempt = attempt
@@ -69,7 +67,7 @@ class QueuedCall:
         self.timeout_s = timeout_s
         self.flags = flags
         self.slot = slot
-        self.claim = claim
+        self.cores, self.devices = claim
 
 
 # -- events ---------------------------------------------------------------------------------------

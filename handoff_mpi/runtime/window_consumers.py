@@ -58,7 +58,7 @@ class Decided(NamedTuple):
     """The folds of windowed arrays of which it is known whether they are the same as in earlier launches.
 
     Attributes:
-        folds: their numbers.
+        folds: their numbers, and those of folds that failed.
         same: of each that was taken over, the launches in which its value was the same.
     """
 
@@ -79,7 +79,6 @@ class WindowConsumers:
         undecided: of consumers that depend on folds of other windowed arrays, what may be taken over.
 
     Attributes:
-        closed_folds: those of which the number of values is known, so that they were taken over, or are not.
         same_launches: of each fold that was taken over, the launches in which its value was the same.
     """
 
@@ -93,7 +92,6 @@ class WindowConsumers:
         journal_writer: JournalWriter,
         undecided: Mapping[int, Undecided],
     ) -> None:
-        self.closed_folds: set[int] = set()
         self.same_launches: dict[int, set[int]] = {}
         self._undecided = {number: undecided[number] for number in numbers if number in undecided}
         self._stop = 0  # of the elements of the windowed array that were compared
@@ -101,6 +99,7 @@ class WindowConsumers:
         self._root = root
         self._numbers = numbers
         self._arrays = plan.arrays
+        self._folds = [number for number in numbers if _is_fold(plan.arrays[number])]
         self._paced = _that_pace(numbers, plan)
         self._values = values
         self._earlier = {number: earlier.get(number, ()) for number in numbers}
@@ -142,13 +141,20 @@ class WindowConsumers:
             counts[number] = -(-taken // link.block)
             if _is_fold(frozen):
                 counts[number] = len(Tree(taken, link.block)) if taken else 0
-                self.closed_folds.add(number)
                 events += self._restore_fold(number, link.source, counts) if arrays[number].is_open else ()
             elif arrays[number].is_open:
                 events += self._restore(number, count, is_last=True)
             self._values[number].count = counts[number]
             self._journal_writer.elements_pulled(number, 0, counts[number], b"", is_last=True)
         return events[::-1]
+
+    def closed_folds(self, arrays: Mapping[int, Array]) -> list[int]:
+        """Return the folds that were taken over, or are not: the number of their values is known, or they failed.
+
+        A task may begin although it is behind a fold that failed: it takes no elements of the array between them.
+        """
+        closed = [number for number in self._folds if self._counts or not arrays[number].is_open]
+        return [number for number in closed if number not in self._undecided]
 
     @property
     def are_undecided(self) -> bool:

@@ -52,7 +52,8 @@ class WindowedArray:
         journal_writer: writes the digests of elements into the journal.
         consumers: the arrays that take its elements.
         undecided: what earlier launches have computed, where it depends on folds of other windowed arrays: elements
-            are offered once it is known whether these are the same. None of them could begin before.
+            are offered once it is known whether these are the same. None of them could begin before, unless it takes
+            no elements of the arrays between.
     """
 
     def __init__(
@@ -144,10 +145,9 @@ class WindowedArray:
         """Of each fold of its elements that was taken over, the launches in which its value was the same."""
         return {} if self._consumers is None else self._consumers.same_launches
 
-    @property
-    def closed_folds(self) -> Collection[int]:
-        """The folds of its elements of which the number of values is known."""
-        return () if self._consumers is None else self._consumers.closed_folds
+    def closed_folds(self, arrays: Mapping[int, Array]) -> Collection[int]:
+        """Return the folds of its elements that were taken over, or are not."""
+        return () if self._consumers is None else self._consumers.closed_folds(arrays)
 
     def finish(self) -> None:
         """Have the journal know all elements that have come: the run has ended, and may be resumed."""
@@ -306,23 +306,24 @@ class FoldsTakenOver:
             arrays: where the elements of arrays stand, by number.
         """
         events: list[ElementsPulled | Restored] = []
-        decided = _decided(windowed)
+        decided = _decided(windowed, arrays)
         while len(decided.folds) > self._closed:  # folds of what is decided may be known at once
             self._closed = len(decided.folds)
             for each in windowed:
                 if each.is_undecided and each.number in arrays:
                     events += each.decide(decided, arrays)
-            decided = _decided(windowed)
+            decided = _decided(windowed, arrays)
         if len(decided.same) > self._known:
             self._known = len(decided.same)
             events.append(self._take_over(decided.same))
         return events
 
 
-def _decided(windowed: Collection[WindowedArray]) -> Decided:
+def _decided(windowed: Collection[WindowedArray], arrays: Mapping[int, Array]) -> Decided:
     """Return the folds of which it is known whether they are what they were."""
+    closed = {fold for each in windowed if each.number in arrays for fold in each.closed_folds(arrays)}
     same = {fold: launches for each in windowed for fold, launches in each.same_launches.items()}
-    return Decided({fold for each in windowed for fold in each.closed_folds}, same)
+    return Decided(closed, same)
 
 
 class WindowedArrays:

@@ -175,16 +175,23 @@ class Workload:
     def find_shaky(self) -> set[int]:
         """Return those tasks behind windows that may run again in a later launch although nothing else has failed.
 
-        Their windows change; or their elements are values of functions, one by one.
+        Their windows change; or their elements are values of functions, one by one; or they take no elements of an
+        array, so that they may end before it is known whether that is the same.
         """
         behind, found = self.find_behind_windows(), self.find_varying()
         for task, spec in enumerate(self.specs):
             shape = self.shapes.get(task)
             comes = None if shape is None else shape.comes
             changes = comes is not None and comes.is_changing
-            if changes or (task in behind and spec.element_inputs) or not found.isdisjoint(spec.needs):
+            is_early = task in behind and (spec.element_inputs or self._takes_no_elements(task))
+            if changes or is_early or not found.isdisjoint(spec.needs):
                 found.add(task)
         return found
+
+    def _takes_no_elements(self, task: int) -> bool:
+        """Whether ``task`` takes an empty list of elements of an array."""
+        first = len(self.specs)
+        return any(not self.selections[each - first].indices for each in self.takes(task) if each >= first)
 
     @property
     def folds_of_windows(self) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -78,6 +79,44 @@ def behind_folds(first=None, second=None):
     return load
 
 
+def behind_chained_folds():
+    """A windowed array behind a fold of elements that take another fold, and have all come before that is known."""
+    first, second, third = Window(10, 20), Window(8, 22), Window(6, 25)
+    tasks = [
+        Shape(0, window=first),
+        *folded(0, first, 4),
+        Shape(0, window=second),
+        Shape(0, [Linked(3, range(UNKNOWN_COUNT))], root=second),
+        *folded(4, second, 3),
+        Shape(0, window=third),
+        *folded(7, third, 3),
+        (9,),
+        (),
+    ]
+    load = load_of(*tasks)
+    load.specs[4].inputs, load.specs[7].inputs = (2,), (6,)
+    load.duration_s[11] = 3.0
+    return load
+
+
+def behind_failures(fails):
+    """A windowed array that takes an empty list of elements of an array behind a fold, which fails.
+
+    Args:
+        fails: whether the iterable of what is folded raises; else too many of its elements fail.
+    """
+    first, second = Window(10, 20, fails=fails), Window(6, 25)
+    tasks = [Shape(0, window=first), *folded(0, first, 4), Shape(5), Shape(0, window=second), ()]
+    load = load_of(*tasks, selections=[Selection(3, range(0))])
+    load.specs[3].inputs, load.specs[4].inputs, load.specs[4].takes, load.specs[4].keep = (2,), (3,), (6,), True
+    if not fails:
+        assert load.specs[0].array is not None
+        load.specs[0].array = replace(load.specs[0].array, max_failures=2)
+        load.element_raises.update(((0, index), 9) for index in range(20))
+    load.element_s[4], load.duration_s[5] = 0.1, 3.0
+    return load
+
+
 COUNTS = {0: 20, 1: 5, 2: 3, 3: 60, 4: 60, 5: 20, 6: 11, 9: 30, 10: 25, 11: 30, 12: 12}
 
 
@@ -104,6 +143,17 @@ def test_later_launches_take_over_what_is_behind_folds_that_are_behind_others(wi
     load = behind_folds(**windows)
     cluster = run(1, load=load, always=("late relaunch",), pressure=False, bad_hosts=False)
     assert cluster.launches > 1 or cluster.scheduler.status != "done"
+
+
+def test_later_launches_take_over_what_is_behind_a_fold_that_is_known_with_another():
+    cluster = run(1, load=behind_chained_folds(), always=("late relaunch",), pressure=False, bad_hosts=False)
+    assert (cluster.launches, cluster.scheduler.status) == (4, "done")
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_later_launches_do_not_wait_for_a_fold_that_fails(fails):
+    cluster = run(3, load=behind_failures(fails), always=("relaunch",), pressure=False, bad_hosts=False)
+    assert cluster.launches == 4
 
 
 def test_a_later_launch_does_not_finish_what_nobody_needs_any_more():

@@ -8,6 +8,7 @@ machine says when a call must end.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
@@ -72,6 +73,7 @@ class Children:
         output: RankOutput | None = None,
     ) -> None:
         self._setup = setup
+        self._own_slots = {"rank": 1, "inline": sys.maxsize}.get(setup.isolation, 0)  # whose calls the rank itself runs
         self._machine = machine
         self._caller = caller
         self._child_pool = child_pool
@@ -88,11 +90,9 @@ class Children:
 
     def is_for_child(self, work: QueuedCall) -> bool:
         """Whether a call runs in a child, not in the rank itself."""
-        isolation = self._setup.isolation
-        in_rank = (isolation == "rank" and work.slot == 0) or isolation == "inline"
-        if work.devices and self._caller.has_broken_context:
-            return True  # no call can use CUDA in this process any more
-        return not in_rank or bool(work.flags & ISOLATE)
+        if work.slot >= self._own_slots or work.flags & ISOLATE:
+            return True
+        return bool(work.devices) and self._caller.has_broken_context  # no call can use CUDA in this process any more
 
     def sockets(self) -> list[ChildProcess]:
         """Return what becomes readable when a child speaks that may soon have no call.

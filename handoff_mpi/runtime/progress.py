@@ -223,13 +223,14 @@ class Progress:
         """Count what has ended since the last time, and take back what was lost."""
         recorder, state = self._recorder, self._scheduler.tasks.state
         specs, name_of_code, names = self._plan.specs, self._name_of_code, self._names
-        is_counted = self._is_counted
+        is_counted, slowest = self._is_counted, self._slowest
         undecided, self._undecided = self._undecided, []
         for task, rank, duration, status in _taken(recorder.ended):
             of_name = names[name_of_code[specs[task].code]]
             of_name.calls += 1
             of_name.busy_s += duration
-            self._slowest.add(task, duration, rank, status != OK)
+            if duration > slowest.least_s:
+                slowest.add(task, duration, rank, status != OK)
             if state[task] == _DONE and not is_counted[task]:
                 is_counted[task] = 1
                 of_name.done += 1

@@ -20,23 +20,26 @@ class Slowest:
 
     Args:
         most: how many.
+
+    Attributes:
+        least_s: a call that has taken no longer is not among them, as most are not in a long run.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._calls: dict[int, SlowCall] = {}
-        self._least_s = 0.0
+        self.least_s = 0.0
 
     def add(self, task: int, duration_s: float, rank: int, has_failed: bool = False) -> None:
         """Take in a call that has ended."""
-        if duration_s <= self._least_s:
-            return  # as most are, in a long run
+        if duration_s <= self.least_s:
+            return
         known = self._calls.get(task)
         if known is None or duration_s > known.duration_s:
             self._calls[task] = SlowCall(duration_s, task, rank, has_failed)
         if len(self._calls) >= 2 * self._most:
             self._calls = {call.task: call for call in self.calls()}
-            self._least_s = min(call.duration_s for call in self._calls.values())
+            self.least_s = min(call.duration_s for call in self._calls.values())
 
     def calls(self) -> list[SlowCall]:
         """Return the longest calls, the longest first."""

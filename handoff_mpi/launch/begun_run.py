@@ -29,6 +29,7 @@ from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Restored
+from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.serialization import Payload
 
 #: Lost ranks of this many earlier launches are reported, the newest ones.
@@ -159,9 +160,9 @@ class BegunRun:
             home.put((self.name, task), payload)
         return home
 
-    def take_over_later(self, same: Mapping[int, Collection[int]]) -> Restored:
+    def take_over_later(self, arrays: Arrays, same: Mapping[int, Collection[int]]) -> Restored:
         """Take over what depends on folds of windowed arrays; see :meth:`LateValues.take_over`."""
-        found, later = self._late_values.take_over(same), self.resumed.later
+        found, later = self._late_values.take_over(arrays, same), self.resumed.later
         for task in found.tasks:
             if later is not None and task in later.done:
                 self.recorder.restored(task, later.done[task])

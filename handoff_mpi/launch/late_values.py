@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from handoff_mpi.arrays.intervals import Interval
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.dag import Plan
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.launch.takers import with_consumers
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.window_consumers import Undecided
 from handoff_mpi.scheduler import Restored, ValueLocation
+from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.serialization import Payload
 
 
@@ -38,10 +39,12 @@ class LateValues:
         self._behind = {} if resumed.later is None else _folds_behind(plan, resumed.unknown)
         self._taken: set[int] = set()
 
-    def take_over(self, same: Mapping[int, Collection[int]]) -> Restored:
+    def take_over(self, arrays: Arrays, same: Mapping[int, Collection[int]]) -> Restored:
         """Take over what depends on folds that are what they were; return the event of it.
 
         Args:
+            arrays: of the scheduler, which tells what has begun: that takes no elements of the arrays between, or such
+                as do not depend on the fold.
             same: of each fold that is known to be that, in which launches it was.
         """
         later = self._resumed.later
@@ -49,7 +52,9 @@ class LateValues:
             return Restored({})
         known = self._take_known(later, same)
         growing = {number for number, each in self._plan.arrays.items() if each.window is not None}  # as elements come
-        tasks = {task: later.rest[task] for task in known - growing if task in later.rest}
+        tasks = {
+            task: later.rest[task] for task in known - growing if task in later.rest and arrays.has_not_begun(task)
+        }
         self._taken.update(tasks)
         self._leave_nowhere(tasks)
         for task in tasks:
@@ -59,10 +64,13 @@ class LateValues:
                 self._resumed.keys[task] = later.keys[task]
         elements: dict[int, Sequence[Interval]] = {}
         for number in later.elements.keys() & known:
-            values = later.array_values[number]
-            elements[number] = self._resumed.array_values[number].take(values, 0, values.count)
+            values, mine = later.array_values[number], self._resumed.array_values[number]
+            elements[number] = [part for each in arrays.of[number].not_begun() for part in mine.take(values, *each)]
+            taken = IntervalSet(elements[number])
             for launch, intervals in later.elements[number]:
-                self._journal_writer.elements_restored(number, launch, intervals)
+                these = [part for interval in intervals for part in taken.within(*interval)]
+                if these:
+                    self._journal_writer.elements_restored(number, launch, these)
         self._journal_writer.restored(tasks)
         return Restored(elements, tasks)
 

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from handoff_mpi import messages, telemetry
@@ -194,7 +195,7 @@ class RunInProgress:
             resumed.array_values,
             resumed.earlier_elements,
             self._run.journal_writer,
-            self._run.take_over_later,
+            partial(self._run.take_over_later, self._scheduler.arrays),
             undecided_arrays(self._checked.plan, resumed),
         )
         column_keeper = self._run.make_column_keeper()

@@ -6,10 +6,11 @@ is known of elements of the windowed array as they come; so it is followed from 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
@@ -19,7 +20,7 @@ from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.scheduler import Restored
 from handoff_mpi.scheduler.array_state import Array
 
-_NONE = IntervalSet()
+_NONE, _ALL = IntervalSet(), [(0, UNKNOWN_COUNT)]
 
 
 class Compared(NamedTuple):
@@ -177,14 +178,16 @@ class WindowConsumers:
             self._earlier[number], self._compared[number] = earlier, 0
             if not self._counts:
                 if not _is_fold(self._arrays[number]):
-                    events += self._restore(number, self._stop, is_last=False)
-            elif _is_fold(self._arrays[number]):
+                    events += self._restore(number, self._stop, False, arrays[number].not_begun())
+            elif not _is_fold(self._arrays[number]):
+                events += self._restore(number, self._counts[self._root], True, arrays[number].not_begun())
+            elif not (arrays[number].leases or arrays[number].have):
                 events += self._restore_fold(number, self._arrays[number].links[0].source, self._counts)
-            else:
-                events += self._restore(number, self._counts[self._root], is_last=True)
         return events[::-1]
 
-    def _restore(self, number: int, count: int, is_last: bool) -> Iterator[Restored]:
+    def _restore(
+        self, number: int, count: int, is_last: bool, not_begun: Iterable[Interval] = _ALL
+    ) -> Iterator[Restored]:
         """Take over elements of one array, as far as ``count`` elements of the windowed one have come."""
         block = self._arrays[number].links[0].block
         start, stop = self._compared[number], -(-count // block) if is_last else count // block
@@ -193,7 +196,8 @@ class WindowConsumers:
         same = {epoch: self._same(number, epoch, (start, stop), count, is_last) for epoch in epochs}
         found = IntervalSet()
         for each in reversed(self._earlier[number]):
-            mine = same.get(each.epoch, _NONE)
+            its = same.get(each.epoch, _NONE)
+            mine = [part for interval in not_begun for part in its.within(*interval)]
             taken = [part for interval in mine for part in self._values[number].take(each.values, *interval)]
             if taken:
                 found.update(taken)

@@ -89,6 +89,12 @@ class Array:
         self.awaited.discard(self.count, UNKNOWN_COUNT)
         self.is_open, self.is_cut = False, True
 
+    def not_begun(self) -> IntervalSet:
+        """Return the elements that wait: for a slot, for others or for what all of them take."""
+        found = self.todo.copy()
+        found.update(self.awaited)
+        return found
+
     def restored(self, intervals: Sequence[Interval]) -> None:
         """Elements that waited, for others or for what all of them take, have values of an earlier launch."""
         for interval in intervals:

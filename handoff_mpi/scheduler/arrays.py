@@ -120,7 +120,9 @@ class Arrays(LeaseTable):
         """Elements and tasks that depend on those of windowed arrays have values of an earlier launch."""
         for number, intervals in event.elements.items():
             self.of[number].restored(intervals)
-        waiting = [task for task in sorted(event.tasks) if self._has_not_begun(task)]
+            if not self.of[number].todo and self._tasks.state[number] == READY and number not in self._ready.exhausted:
+                self._ready.remove(number)  # it has begun
+        waiting = [task for task in sorted(event.tasks) if self.has_not_begun(task)]
         for task in waiting:
             self._tasks.restore(task, event.tasks[task])
         for number, intervals in event.elements.items():  # arrays that are restored, too, have nothing to begin by now
@@ -129,8 +131,8 @@ class Arrays(LeaseTable):
         for task in waiting:
             self._tasks.supply(task)
 
-    def _has_not_begun(self, task: int) -> bool:
-        """Whether a task waits, or is an array all elements of which do so."""
+    def has_not_begun(self, task: int) -> bool:
+        """Whether a task waits, or is an array all elements of which do so, or have ended."""
         if task in self.of and self._tasks.state[task] == READY:
             return task in self._ready.exhausted and not self.of[task].leases
         return self._tasks.state[task] == WAITING

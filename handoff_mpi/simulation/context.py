@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from handoff_mpi.messages import Message
+from handoff_mpi.scheduler import Scheduler
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.running_lease import RunningLease
@@ -22,6 +23,7 @@ class SimulationContext(Protocol):
     """The cluster as a rank sees it."""
 
     clock: Clock
+    scheduler: Scheduler
     rng: random.Random
     load: Workload
     run_dir: SimulatedRunDir

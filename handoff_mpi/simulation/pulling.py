@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
@@ -105,7 +106,8 @@ class SimulatedWindows:
         put: Callable[[int, Payload], object],
     ) -> None:
         self._around = around
-        self._folds = FoldsTakenOver(LateValues(plan, previous, journal_writer, put).take_over)
+        late_values = LateValues(plan, previous, journal_writer, put)
+        self._folds = FoldsTakenOver(partial(late_values.take_over, around.scheduler.arrays))
         self._of: dict[int, WindowedArray] = {}
         self._pullers: dict[int, SimulatedPuller] = {}
         rng = random.Random(f"pulls {around.number}")

@@ -189,9 +189,16 @@ class Workload:
         return found
 
     def _takes_no_elements(self, task: int) -> bool:
-        """Whether ``task`` takes an empty list of elements of an array."""
+        """Whether ``task`` takes an empty list of elements of an array, or an array that has none."""
         first = len(self.specs)
-        return any(not self.selections[each - first].indices for each in self.takes(task) if each >= first)
+        for each in self.takes(task):
+            if each >= first:
+                is_empty = not self.selections[each - first].indices
+            else:
+                is_empty = self.specs[each].array is not None and self.shape(each) == Shape(0)
+            if is_empty:
+                return True
+        return False
 
     @property
     def folds_of_windows(self) -> set[int]:

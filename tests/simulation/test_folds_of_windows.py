@@ -117,6 +117,31 @@ def behind_failures(fails):
     return load
 
 
+def early_behind_a_fold():
+    """Arrays, and a function, that are behind a fold and do not wait for it: they take elements like that, or none."""
+    first, second = Window(2, 60), Window(10, 20)
+    tasks = [
+        Shape(0, window=first),
+        *folded(0, first, 4),
+        Shape(5),
+        Shape(0),
+        Shape(4, [Handles(4, {2: 2})]),
+        Shape(30),
+        Shape(20),
+        Shape(0, window=second),
+        Shape(0, [Linked(8, range(UNKNOWN_COUNT))], root=second),
+        (4,),
+        (),
+    ]
+    load = load_of(*tasks, selections=[Selection(3, range(0)), Selection(5, 0)])
+    load.specs[3].inputs = load.specs[4].inputs = (2,)
+    for array, inputs, takes in ((6, (3,), (12,)), (7, (5,), (13,)), (9, (3,), (12,))):
+        load.specs[array].inputs, load.specs[array].takes, load.specs[array].keep = inputs, takes, True
+        load.element_s[array] = 0.02
+    load.duration_s[10], load.duration_s[11] = 0.2, 3.0
+    return load
+
+
 COUNTS = {0: 20, 1: 5, 2: 3, 3: 60, 4: 60, 5: 20, 6: 11, 9: 30, 10: 25, 11: 30, 12: 12}
 
 
@@ -154,6 +179,11 @@ def test_later_launches_take_over_what_is_behind_a_fold_that_is_known_with_anoth
 def test_later_launches_do_not_wait_for_a_fold_that_fails(fails):
     cluster = run(3, load=behind_failures(fails), always=("relaunch",), pressure=False, bad_hosts=False)
     assert cluster.launches == 4
+
+
+def test_what_has_begun_before_a_fold_is_known_is_not_taken_over():
+    cluster = run(1, load=early_behind_a_fold(), always=("late relaunch",), pressure=False, bad_hosts=False)
+    assert (cluster.launches, cluster.scheduler.status) == (4, "done")
 
 
 def test_a_later_launch_does_not_finish_what_nobody_needs_any_more():

@@ -227,7 +227,7 @@ class Cluster:
         if not self:
             return
         if self._before is self.job:
-            self.job.leave_open_run()  # its ranks serve on
+            self.job.end_maps()  # its ranks serve on
         else:
             self.job.dismiss()
 

@@ -320,32 +320,30 @@ class Job:
         other.open_run = other._for_maps = None
         return other
 
-    def for_map(self) -> Job:
-        """Return the job for a map: this one, or in one process one beside it, which stays, while it executes a run."""
-        with self._lock:  # maps of other threads end first
-            if not (self.is_local and self._is_running):
-                return self
-            if self._for_maps is None:
-                self._for_maps = self._beside()
-            return self._for_maps
-
     @contextmanager
-    def mapping(self) -> Iterator[None]:
-        """Compute a map within ``with``, on rank 0; the maps of other threads wait until it has ended.
+    def mapping(self) -> Iterator[Job]:
+        """Compute a map within ``with``, on rank 0, by the job that this returns; maps of other threads end first.
+
+        That is this one, or in one process, while it executes a run, one beside it, which stays.
 
         Raises:
-            UsageError: the ranks execute a run, or this thread a map.
+            UsageError: the ranks execute a run.
         """
         with self._lock:
-            if self._is_running or not self._local_turn.acquire(blocking=False):
+            if self._is_running and not self.is_local:
                 raise UsageError("this job executes a run, or a map; call map once it has ended")
-            try:
-                with self._calling() as self.is_beside_another:
-                    self._is_running = True
-                    yield
-            finally:
-                self._is_running = self.is_beside_another = False
-                self._local_turn.release()
+            if self._local_turn.acquire(blocking=False):
+                try:
+                    with self._calling() as self.is_beside_another:
+                        self._is_running = True
+                        yield self
+                finally:
+                    self._is_running = self.is_beside_another = False
+                    self._local_turn.release()
+                return
+            beside = self._for_maps = self._for_maps or self._beside()
+        with beside.mapping() as job:  # without the lock: the next run of this job need not wait
+            yield job
 
     def next_map(self) -> int:
         """Return the number of a map that begins."""
@@ -358,8 +356,14 @@ class Job:
             found, self.open_run = self.open_run, None
             if found is not None:
                 found.close()
-            if self._for_maps is not None:
-                self._for_maps.leave_open_run()
+
+    def end_maps(self) -> None:
+        """Let the ranks leave the runs of the maps, of the job beside this one too; within a map nothing happens."""
+        with self._lock:
+            if not self._is_running:
+                self.leave_open_run()
+        if self._for_maps is not None:
+            self._for_maps.end_maps()
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""
@@ -399,7 +403,7 @@ class Job:
         launcher would wait for it.
         """
         self.is_over = True
-        self.leave_open_run()
+        self.end_maps()
         waiting = {rank for rank in range(1, self.size) if rank not in self.membership.lost}
         for rank in waiting:
             self.transport.send(rank, messages.shutdown())

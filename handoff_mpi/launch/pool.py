@@ -131,8 +131,7 @@ class Pool:
         shape = None if declared or _COMMON.intersection(map(type, columns)) else (self._token, len(columns))
         computes = mapped(code, is_star)
         encode = functools.partial(self._codes.encode, code, computes, is_star)
-        job = job.for_map()
-        with job.mapping():
+        with job.mapping() as job:
             id = f"{name} {job.next_map()}"
             request = MapRequest(id, name, computes, encode, columns, options, chunksize, _kind(code), shape)
             values = self._compute(job, request)
@@ -177,7 +176,7 @@ class Pool:
         """Refuse further maps, and let the ranks leave the run of the maps."""
         self._is_closed = True
         if self._job is not None:
-            self._job.leave_open_run()
+            self._job.end_maps()
 
     terminate = close
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,34 @@ def test_a_run_within_another_is_stopped_with_it():
         assert inner.stop_reason == "interrupted"
     with job.running() as again:
         assert again is job
+
+
+class OpenRun:
+    """A run of maps that counts how often it was closed."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_a_map_that_computes_beside_a_run_is_not_ended_by_the_next_one_within_it():
+    job = local_job()
+    with ExitStack() as first:
+        first.enter_context(job.running())
+        with job.mapping() as beside:
+            assert beside is not job
+            beside.open_run = mine = OpenRun()
+            first.close()
+            with job.running(), job.mapping() as again:
+                assert again not in (job, beside), "the job beside computes a map"
+            job.end_maps()
+            with job.mapping() as free:
+                assert free is job
+            beside.end_maps()
+            assert not mine.closed
+    job.end_maps()
+    assert mine.closed == 1
 
 
 def test_jobs_may_be_left_in_another_order_than_they_were_entered():

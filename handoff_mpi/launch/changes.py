@@ -14,7 +14,7 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import counted, show
 from handoff_mpi.launch.rerun import Rerun, with_blocks
 from handoff_mpi.launch.resume import Resumed
-from handoff_mpi.results.history import History
+from handoff_mpi.results.history import NAMED_BY_RERUN, History
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LINES = 3
@@ -253,7 +253,7 @@ class Changes:
 
     def _any_reason(self, task: int) -> str:
         if task in self._resumed.rerun:
-            return "--rerun names it" if task in self._rerun.named else "--rerun names a function that it depends on"
+            return NAMED_BY_RERUN if task in self._rerun.named else "--rerun names a function that it depends on"
         if task in self._resumed.unknown:
             return BEHIND_WINDOWED
         if task in self._changed:

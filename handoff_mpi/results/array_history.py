@@ -91,6 +91,25 @@ class ArrayLaunch:
         """
         return [*self.digests] == [each.digests() for each in inputs]
 
+    def unlike(self, digests: Sequence[Any]) -> IntervalSet:
+        """Return the elements that may have taken values of functions as the array, of ``digests``, does not now.
+
+        Elements of other arrays are compared with what these were.
+        """
+        found = IntervalSet()
+        for own, other in zip(self.digests, digests, strict=False):
+            inner = own
+            while inner[0] in ("fold", "fold-blocks"):
+                inner = inner[-1]
+            if inner[0] != "blocks" or own == other:  # no other elements are values of functions
+                continue
+            length = own[3] if own[0] == other[0] == "blocks" and own[3:] == other[3:] else 0
+            for number, start in enumerate(range(0, self.count, length or max(1, self.count))):
+                place = slice(number * DIGEST_NBYTES, (number + 1) * DIGEST_NBYTES)
+                if not length or own[2][place] != other[2][place] or own[2][place] == NO_DIGEST:
+                    found.add(start, min(start + (length or self.count), self.count))
+        return found
+
     @property
     def is_fold(self) -> bool:
         """Whether its value is that of its last element."""

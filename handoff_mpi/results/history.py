@@ -38,7 +38,7 @@ The records of a segment, beside the journal's own header; tasks go by their num
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -53,6 +53,8 @@ from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.store import Key
 from handoff_mpi.serialization import Payload
 
+#: The reason of functions that run again because ``--rerun`` names them.
+NAMED_BY_RERUN = "--rerun names it"
 #: What makes a function the same one in another launch: its id and its fingerprint. One that has no fingerprint is
 #: the same in no other launch, so the epoch and its number stand for it.
 Identity: TypeAlias = "tuple[Hashable, Any]"
@@ -215,6 +217,8 @@ class _Reader:
         self._failed: set[tuple[int, int]] = set()
         self._tells_of_retries = False  # earlier versions tell of the last attempts of elements alone
         self._tracebacks: dict[int, str] = {}
+        self._named: set[int] = set()  # by --rerun
+        self._outdated: dict[Identity, list[ArrayLaunch]] = {}  # of arrays of this launch, what others may have changed
         self._is_cut_short = True  # until it says otherwise
 
     def take(self, record: Record) -> None:
@@ -237,31 +241,57 @@ class _Reader:
 
     def _take_again(self, reasons: dict[str, list[int]]) -> None:
         self.launch.again.update(task for tasks in reasons.values() for task in tasks)
+        self._named.update(reasons.get(NAMED_BY_RERUN, ()))
 
     def _take_replaced(self, tasks: list[int], elements: dict[int, Sequence[Interval]]) -> None:
-        ids = {self.launch.tasks[task][0] for task in tasks}
-        ids |= self._left_out(ids | {self.launch.tasks[task][0] for task in elements})
-        for table in (self._history.done, self._history.arrays):  # with other code, too, they took what is replaced
-            for identity in [each for each in table if each[0] in ids]:
-                del table[identity]
-        intervals = {self.launch.tasks[task][0]: each for task, each in elements.items()}
+        rows, replaced = self.launch.tasks, {*tasks, *elements}
+        named = [task for task in tasks if task in self._named or replaced.isdisjoint(rows[task][3])]
+        ids, gone = {rows[task][0] for task in named}, set(map(self.launch.identity, tasks))
+        for table in (self._history.done, self._history.arrays):
+            gone.update(each for each in table if each[0] in ids)  # with other code, too
+        changed = ids | {rows[task][0] for task in elements}
+        here = set(map(self.launch.identity, range(len(rows))))
+        for earlier in self._history.launches[:-1]:
+            if earlier.arrays or earlier.tasks != rows:  # of the same functions this launch itself tells
+                self._leave_outdated(earlier, gone, changed, here)
+        for identity in gone:
+            self._history.done.pop(identity, None)
+            self._history.arrays.pop(identity, None)
+        intervals = {rows[task][0]: each for task, each in elements.items()}
         for (id, _), launches in self._history.arrays.items() if intervals else ():
             for each in launches:
                 each.replaced.update(intervals.get(id, ()))
 
-    def _left_out(self, ids: set[Hashable]) -> set[Hashable]:
-        """Return the functions that have depended on any of ``ids``, and are not in the DAG of this launch."""
-        here, found = {row[0] for row in self.launch.tasks}, set[Hashable]()
-        for launch in self._history.launches[:-1]:
-            children: dict[int, list[int]] = {}
-            for task, row in enumerate(launch.tasks):
-                for each in row[3] if row[0] not in here else ():
-                    children.setdefault(each, []).append(task)
-            stack = [task for task, row in enumerate(launch.tasks) if row[0] in ids]
-            while children and stack:
-                stack += (new := children.pop(stack.pop(), []))
-                found.update(launch.tasks[task][0] for task in new)
-        return found
+    def _leave_outdated(
+        self, earlier: Launch, gone: Collection[Identity], changed: Collection[Hashable], here: Collection[Identity]
+    ) -> None:
+        """Drop what an earlier launch made, by its own inputs, of what is replaced now.
+
+        Functions of this launch are not among it. Of its arrays it is known when their elements are, see ``outdated``.
+
+        Args:
+            gone, changed: the functions, and the ids of further ones, of which anything is replaced.
+            here: the functions and arrays of this launch.
+        """
+        of, arrays = [*map(earlier.identity, range(len(earlier.tasks)))], set(earlier.arrays)
+        children: dict[int, list[int]] = {}
+        for task, row in enumerate(earlier.tasks):
+            for each in row[3] if task in arrays or of[task] not in here else ():
+                children.setdefault(each, []).append(task)
+        stack = [task for task, each in enumerate(of) if each in gone or each[0] in changed]
+        found = set[int]()
+        while children and stack:
+            stack += (new := children.pop(stack.pop(), []))
+            found.update(new)
+        for identity in {of[task] for task in found}.difference(gone):
+            launches = self._history.arrays.get(identity, [])
+            if identity in here:
+                self._outdated.setdefault(identity, []).extend(e for e in launches if e.epoch == earlier.epoch)
+                continue
+            self._history.done.pop(identity, None)
+            launches[:] = [each for each in launches if each.epoch != earlier.epoch]
+            if not launches:
+                self._history.arrays.pop(identity, None)
 
     def _take_traceback(self, number: int, text: str) -> None:
         self._tracebacks[number] = text
@@ -317,6 +347,8 @@ class _Reader:
     def _take_array(self, task: int, count: int, digests: list[Any]) -> None:
         array = self._arrays[task] = ArrayLaunch(self.launch.epoch, count, digests)
         self.launch.arrays.append(task)
+        for earlier in self._outdated.get(self.launch.identity(task), ()):
+            earlier.replaced.update(earlier.unlike(digests))
         self._history.arrays.setdefault(self.launch.identity(task), []).append(array)
 
     def _take_elements(
@@ -360,8 +392,12 @@ class _Reader:
             self._leased[lease] = task, elements
 
     def _take_restored_elements(self, task: int, taken: list[tuple[int, Sequence[Interval]]]) -> None:
-        array = self._arrays[task]
+        array, launches = self._arrays[task], self._history.arrays[self.launch.identity(task)]
         array.restored += taken
+        for epoch, intervals in taken:
+            for each in launches:
+                for interval in intervals if each.epoch == epoch else ():
+                    each.replaced.discard(*interval)  # it takes what it took
         array.count = max([array.count, *(stop for _, intervals in taken for _, stop in intervals)])  # windowed
 
     def _take_persisted(self, task: int, key: Key) -> None:

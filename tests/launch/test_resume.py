@@ -285,6 +285,29 @@ def test_what_rerun_replaces_counts_no_more_also_where_that_launch_did_not_get_t
     assert run(dag, tmp_path)["b"] == 32, "it was no part of the DAG that ran again"
 
 
+def test_what_elements_took_of_what_rerun_replaces_counts_no_more_where_they_take_something_else(tmp_path):
+    (data := tmp_path / "data").write_text("1")
+
+    def noted(x):
+        with (tmp_path / "calls").open("a") as file:
+            file.write(str(x))
+        return x
+
+    def build(*elements):
+        dag = DAG("replaced")
+        handles = {name: dag.add_function(Function(name, (), lambda: int(data.read_text()))) for name in "ab"}
+        xs = dag.map(noted, [handles.get(each, each) for each in elements], id="xs")
+        dag.add_function(Function("sum", [xs], sum))
+        return dag
+
+    run(build("a", "b", 7, 8), tmp_path)
+    data.write_text("2")
+    assert run(build(5, "b", 7, 8), tmp_path, rerun=["a"])["sum"] == 21
+    again = run(build("a", "b", 7, 8), tmp_path)
+    assert [*again["xs"]] == [*load(tmp_path / "run")["xs"]] == [2, 1, 7, 8] and again["sum"] == 18
+    assert sorted((tmp_path / "calls").read_text()) == sorted("1178" + "5" + "2"), "what that launch took over counts"
+
+
 def test_load_reads_a_run_from_its_run_dir(calls, tmp_path):
     first = run(chain(calls), tmp_path)
     later = handoff.load(tmp_path / "run")

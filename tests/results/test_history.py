@@ -65,6 +65,29 @@ def test_a_value_counts_that_the_newest_launch_made_also_where_it_was_not_kept()
     assert (restored.epoch, restored.key) == (1, "of 2"), "it was taken over, and written once more"
 
 
+def test_what_earlier_launches_made_of_what_rerun_replaces_counts_no_more():
+    """By what they took there: in the launch of --rerun the same functions may take something else, or be left out."""
+
+    def launch(epoch, *rows, replaced=()):
+        told = [("tasks", 0, [(id, mark, "f", inputs, {}) for id, mark, *inputs in rows])]
+        told += [("replaced", [*replaced], {})] if replaced else []
+        return Segment(epoch, [*told, turn(done=[(i, 1, 1, 0.0, 0.1, 8, (0, epoch), None) for i in range(len(rows))])])
+
+    def left(*launches):
+        return {(id, mark): each.epoch for (id, mark), each in history_of(launches).done.items()}
+
+    first = launch(1, ("a", 1), ("b", 1, 0), ("c", 1, 1), ("d", 1))
+    assert left(first, launch(2, ("a", 1), ("c", 2), replaced=[0])) == {("a", 1): 2, ("c", 2): 2, ("d", 1): 1}
+    assert left(first, launch(2, ("c", 2), ("a", 2), ("b", 3), replaced=[1])).keys().isdisjoint({("b", 1), ("c", 1)})
+    apart = launch(1, ("a", 1), ("b", 1), ("c", 1, 1))
+    behind = launch(2, ("a", 1), ("b", 2, 0), replaced=[0, 1])
+    assert left(apart, behind) == {("a", 1): 2, ("b", 2): 2, ("b", 1): 1, ("c", 1): 1}, "they took nothing of it"
+    again = launch(3, ("a", 1), ("c", 2), replaced=[0])
+    assert left(apart, behind, again) == {("a", 1): 3, ("c", 2): 3, ("b", 1): 1, ("c", 1): 1}
+    done_there = launch(2, ("b", 1), ("d", 1), ("e", 1, 1), replaced=[1, 2])
+    assert left(first, done_there) == {("a", 1): 1, ("b", 1): 2, ("c", 1): 1, ("d", 1): 2, ("e", 1): 2}
+
+
 def test_a_launch_that_was_cut_short_leaves_suspects():
     assert history([turn([sent(1)]), ("end", "stopped", 75, True)]).suspects == {F}
     assert history([turn([sent(1)]), ("end", "stopped", 75, False)]).suspects == set()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.results.array_history import values_of_last
@@ -17,7 +18,7 @@ from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.printed_output import PrintedOutput
-from handoff_mpi.results.records import RecordTable
+from handoff_mpi.results.records import RecordTable, count_elements
 from handoff_mpi.results.results import PreparedResults, Results
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.run_status import final_counts
@@ -74,8 +75,8 @@ def load(run_dir: str | Path) -> Results:
         prepared.undecided[prepared.records.ids[task]] = _UNDECIDED.format(epoch)
     printed = PrintedOutput(prepared.run_dir, prepared.output_mode)
     columns = ColumnFiles(run_dir / VALUES)
-    for task in launch.arrays:
-        _take_array(prepared, history, launch, task, printed, columns)
+    of_arrays = {task: _take_array(prepared, history, launch, task, printed, columns) for task in launch.arrays}
+    prepared.counts = prepared.counts or _counts(prepared.records, of_arrays)
     printed.add_to(prepared.errors)
     return Results(prepared)
 
@@ -200,15 +201,19 @@ def _take_array(
     task: int,
     printed: PrintedOutput,
     columns: ColumnFiles,
-) -> None:
-    """Take what became of the elements of one array into ``prepared``."""
+) -> tuple[int, int, int]:
+    """Take what became of the elements of one array into ``prepared``.
+
+    Returns:
+        How many it has, how many are done and how many failed.
+    """
     table, launches = prepared.records, history.arrays[launch.identity(task)]
     id, values = table.ids[task], values_of_last(launches, columns.column)
     if launches[-1].is_fold:
         if values.count and values.is_complete:  # one whose elements have not all come has none yet
             table.states[task] = "done"
             prepared.take_fold(id, values)
-        return
+        return values.count, len(values), len(IntervalSet(part for each in launches[-1].failed for part in each[0]))
     failures: list[FailedElements] = []
     for intervals, rank, attempts, kind, message, traceback, last in launches[-1].failed:
         output = printed.last_lines((id, intervals[0][0]), last) if traceback else ""  # few have one
@@ -220,7 +225,21 @@ def _take_array(
     missing = "was skipped: a function it depends on failed" if table.states[task] == "skipped" else "did not run"
     if table.states[task] == "waiting":
         missing += prepared.undecided.get(id, "")
-    prepared.arrays[id] = ArrayResult(id, values, failures, missing, prepared.origins, launches[-1].is_open)
+    result = prepared.arrays[id] = ArrayResult(id, values, failures, missing, prepared.origins, launches[-1].is_open)
+    counts = result.counts()
+    return len(result), counts["done"], counts["failed"]
+
+
+def _counts(table: RecordTable, of_arrays: Mapping[int, tuple[int, int, int]]) -> dict[str, int]:
+    """Return how many calls are in each state, of a launch that has not told it.
+
+    Args:
+        of_arrays: how many elements an array has, how many are done and how many failed.
+    """
+    counts = table.counts()
+    for task, (count, done, failed) in of_arrays.items():
+        count_elements(counts, table.states[task], count, done, failed, 0)
+    return counts
 
 
 def _take_done(prepared: PreparedResults, task: int, done: Done, was_restored: bool) -> None:

@@ -117,6 +117,13 @@ def test_all_count_alike(declare, tmp_path):
     assert explained["counts"] == {**counts, "running": 0}
     assert ("No function has failed" in "\n".join(run_explanation_lines(explained))) == (not results.errors)
     assert state_counts(story) == {name: count for name, count in counts.items() if count or name == "done"}
+    (tmp_path / "r" / "status.json").unlink()  # as where a launch died: no file has its counts
+    left = load(tmp_path / "r").counts()
+    assert [left["done"], left["failed"], sum(left.values())] == [
+        counts["done"],
+        counts["failed"],
+        sum(counts.values()),
+    ]
 
 
 def test_what_a_failed_rerun_has_skipped_has_no_value(tmp_path, monkeypatch):

@@ -54,6 +54,7 @@ class FunctionInLaunch:
         restored: of an array, how many elements the launch took over.
         is_accepted: whether the user accepted in this launch that it has changed since an earlier one made its value.
         again: why it ran again although an earlier launch had done it; empty if that is not recorded.
+        is_begun: of an array, whether the launch sent elements to ranks, or has word of any.
         is_replaced: whether its earlier value counts no more, by ``--rerun``.
         pin: the rank or host that it was pinned to.
         group: (number of the task, id) of some of those that it was collocated with, itself among them.
@@ -70,6 +71,7 @@ class FunctionInLaunch:
     restored: int = 0
     is_accepted: bool = False
     again: str = ""
+    is_begun: bool = False
     is_replaced: bool = False
     pin: int | str | None = None
     group: list[tuple[int, str]] = field(default_factory=list)
@@ -153,7 +155,7 @@ class _FunctionReader(AnybodysReader):
         self._array = None if named is None else named[0]
         self._element_reader = None if named is None else ElementReader(wanted, named[1])
         self._own_launches: list[FunctionInLaunch] = []
-        self._value: KeptValue | None = None
+        self._values: dict[bytes | None, KeptValue] = {}  # by fingerprint
         self._failure: LastFailure | None = None
         self._folds: set[int] = set()  # of windowed arrays
 
@@ -219,7 +221,7 @@ class _FunctionReader(AnybodysReader):
         for task, _, rank, _, _, nbytes, payload, key in done:
             if task == own.number:
                 where = IN_JOURNAL if payload is not None else ON_RANK if key is None else IN_FILE
-                self._value, self._failure = KeptValue(where, rank, nbytes, key), None
+                self._values[own.fingerprint], self._failure = KeptValue(where, rank, nbytes, key), None
         for task, attempt, rank, _, kind, message, *times in failed:
             if task == own.number:
                 known = self._failure
@@ -230,12 +232,13 @@ class _FunctionReader(AnybodysReader):
         for task, _, _, kind, reason in incidents:
             if task == own.number and kind == messages.VALUE_LOSS:
                 own.lost.append(one_line(str(reason), _MAX_CHARS))
-                self._value = None
+                self._values.pop(own.fingerprint, None)
         super()._take_turn(sent, done, failed, incidents, time_s)
 
     def _take_persisted(self, task: int, key: Key) -> None:
-        if task == self._own.number and self._value is not None:
-            self._value.where, self._value.key = IN_FILE, key
+        value = self._values.get(self._own.fingerprint)
+        if task == self._own.number and value is not None:
+            value.where, value.key = IN_FILE, key
 
     # -- elements -------------------------------------------------------------------------------------
 
@@ -255,6 +258,7 @@ class _FunctionReader(AnybodysReader):
         self, task: int, rank: int, elements: list[tuple[int, int]], column: object, started: float, duration: float
     ) -> None:
         super()._take_elements(task, rank, elements, column, started, duration)
+        self._begins(task)
         if self._element_reader is not None and task == self._own.number:
             self._element_reader.ended(rank, elements)
 
@@ -269,9 +273,20 @@ class _FunctionReader(AnybodysReader):
         traceback: int,
         last: int = 0,
     ) -> None:
+        self._begins(task)
         if self._element_reader is not None and task == self._own.number:
             text = self._tracebacks.get(traceback, "")
             self._element_reader.failed(rank, elements, attempts, kind, message, text)
+
+    def _take_elements_retried(self, task: int, *_: object) -> None:
+        self._begins(task)
+
+    def _take_leased(self, leases: list[tuple[int, int, int, object]]) -> None:
+        for _, task, _, _ in leases:
+            self._begins(task)
+
+    def _begins(self, task: int) -> None:
+        self._own.is_begun |= task == self._own.number
 
     def _take_restored_elements(self, task: int, taken: list[tuple[int, list[tuple[int, int]]]]) -> None:
         super()._take_restored_elements(task, taken)
@@ -298,7 +313,9 @@ class _FunctionReader(AnybodysReader):
         task, namesakes = ids.index(called), ids.count(called)
         reader = None if called == self._wanted else self._element_reader
         told = None if reader is None else reader.told()
-        its = self._own_launches, self._value, self._failure, namesakes, is_own, told
+        newest = next((each for each in reversed(self._own_launches) if each.number is not None), None)
+        value = None if newest is None else self._values.get(newest.fingerprint)
+        its = self._own_launches, value, self._failure, namesakes, is_own, told
         is_behind = bool(self._folds) and not self._folds.isdisjoint(_all_inputs(story, task))
         return FunctionStory(story, task, *its, is_behind)
 

@@ -20,6 +20,7 @@ from handoff_mpi.results.function_story import (
     FunctionStory,
     KeptValue,
 )
+from handoff_mpi.results.history import NAMED_BY_RERUN
 from handoff_mpi.results.output_files import OutputDirectory
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore
@@ -215,23 +216,30 @@ def _again(told: FunctionStory) -> list[dict[str, object]]:
                 "restored": own.restored,
                 "is_accepted": own.is_accepted,
                 "reason": own.again,
+                "is_begun": own.is_begun,
             }
             for own in told.launches[1:]
             if own.number is not None and (own.restored or own.again)
         ]
-    calls = told.story.calls
-    found, done_in, before, why_open = list[dict[str, object]](), None, None, "no earlier launch had begun it"
+    calls, found = told.story.calls, list[dict[str, object]]()
+    before, why_open = None, "no earlier launch had begun it"
+    done_in = dict[bytes | None, FunctionInLaunch]()  # the newest launch that did it, by fingerprint, the newest last
     for index, own in enumerate(told.launches):
         outcomes = calls.outcome[(calls.task == told.task) & (calls.launch == index)].tolist()
         if index and own.number is not None:
-            found.append({"launch": own.epoch, **_taken_over(told, own, before, done_in, why_open, len(outcomes))})
+            source = done_in.get(own.fingerprint) if own.is_restored else next(reversed(done_in.values()), None)
+            found.append({"launch": own.epoch, **_taken_over(told, own, before, source, why_open, len(outcomes))})
         elif index and before is not None:
             found.append({"launch": own.epoch, "what": "left out", "reason": "its DAG does not hold the function"})
         found += [{"launch": own.epoch, "what": "value lost", "reason": reason} for reason in own.lost]
+        if own.is_replaced and own.again == NAMED_BY_RERUN:
+            done_in.clear()
+        if own.is_replaced or DONE in outcomes:
+            done_in.pop(own.fingerprint, None)
         if DONE in outcomes:
-            done_in = own
+            done_in[own.fingerprint] = own
         elif own.is_replaced:
-            done_in, why_open = None, f"launch {own.epoch} was to run it again, by --rerun, and did not"
+            why_open = f"launch {own.epoch} was to run it again, by --rerun, and did not"
         if outcomes:
             why_open = f"it was not done yet (its last call, of launch {own.epoch}: {OUTCOMES[outcomes[-1]]})"
         before = own if own.number is not None else before
@@ -250,7 +258,7 @@ def _taken_over(
 
     Args:
         before: the newest launch before it that held the function.
-        done_in: the newest launch before it that did the function.
+        done_in: the newest launch before it that did the function, of one that took it over as it is now.
         why_open: why none did it, in words.
         calls: how often it called the function itself.
     """

@@ -67,7 +67,7 @@ def explanation_lines(facts: Facts) -> Iterator[str]:
         yield from _shares(facts["elements"], bool(facts["live"] and facts["live"].get("elements", {}).get("leases")))
     yield from _output(facts)
     yield from _value(facts)
-    yield from _again(facts["again"])
+    yield from _again(facts["again"], facts["run"])
     if facts["elements"] is None:
         yield from _placement(facts["placement"])
     yield from _failure(facts["failure"])
@@ -243,13 +243,16 @@ def _failure(failure: Facts | None) -> Iterator[str]:
 # -- why ------------------------------------------------------------------------------------------------
 
 
-def _again(launches: Sequence[Facts]) -> Iterator[str]:
+def _again(launches: Sequence[Facts], run: Facts) -> Iterator[str]:
     for each in launches:
+        is_running = run["state"] == "running" and run["launch"] == each["launch"]
         launch, reason = f"Launch {each['launch']}", one_line(each["reason"], MAX_REASON)
         if each["what"] == "elements":
             taken = f"took over the values of {counted(each['restored'], 'element')}" if each["restored"] else ""
             accepted = ", made before the array changed (--accept-changes)" if taken and each["is_accepted"] else ""
             ran = f"computed elements again: {reason}" if reason else ""
+            if reason and not each["is_begun"]:
+                ran = _not_begun("computed elements again", "compute elements again", reason, is_running)
             yield f"{launch} {' and '.join(filter(None, (taken + accepted, ran)))}."
         elif each["what"] == "taken over":
             source = f" of launch {each['from_launch']}" if each["from_launch"] is not None else ""
@@ -262,7 +265,11 @@ def _again(launches: Sequence[Facts]) -> Iterator[str]:
         elif each["what"] == "ran again":
             yield f"{launch} ran it: {reason}."
         elif each["what"] == "not begun":
-            yield f"{launch} would have run it ({reason}), and ended before."
+            yield f"{launch} {_not_begun('run it', 'run it', reason, is_running)}."
+
+
+def _not_begun(done: str, do: str, reason: str, is_running: bool) -> str:
+    return f"is to {do} ({reason})" if is_running else f"would have {done} ({reason}), and ended before"
 
 
 def _placement(placements: Sequence[Facts]) -> Iterator[str]:

@@ -63,6 +63,17 @@ def test_one_element_is_told_by_itself(explain, run_dir):
     assert explain(run_dir, "sweep[-2]")[1][0] == "sweep[-2] was not computed, because the array has failed."
 
 
+def test_a_launch_that_did_not_get_to_elements_has_not_computed_them_again(explain, run_dir):
+    head = ("run", about()), ("tasks", 0, [row("sweep")]), ("again", {"--rerun names it": [0]}), ("array", 0, COUNT, [])
+    write_launch(run_dir, *head)
+    assert (
+        "Launch 2 would have computed elements again (--rerun names it), and ended before."
+        in explain(run_dir, "sweep")[1]
+    )
+    write_launch(run_dir, *head, ("leased", [(1, 0, 1, [(0, 4)])]))
+    assert "Launch 3 computed elements again: --rerun names it." in explain(run_dir, "sweep")[1]
+
+
 def test_several_elements_are_told_in_groups(explain, run_dir):
     _, out, _ = explain(run_dir, "sweep[0:3, 4:]")
     assert out[0] == "sweep[0:3, 4:] are 7 elements: 1 failed, 4 done, 2 without a value."

@@ -163,6 +163,15 @@ def test_what_rerun_names_runs_again_until_it_is_done(explain, tmp_path):
     assert f"Launch 3 ran it: {why}." in explain("run", "c")[1]
 
 
+def test_a_value_is_taken_over_of_the_launch_that_did_the_function_as_it_is(explain, tmp_path):
+    for mark, records in (b"1", [turn(1, done=[done(0, 1, 0.1, 0.1)])]), (b"2", []), (b"1", [("restored", [0])]):
+        records = records or [turn(1, done=[done(0, 2, 0.1, 0.1, nbytes=9)])]
+        rows = [("f", mark, *row("f")[2:])]
+        write_launch(tmp_path / "run", ("run", about()), ("tasks", 0, rows), *records)
+    told = explain("run", "f")[1]
+    assert "Its value (8 B) is in the journal." in told and "Launch 3 took over its value of launch 1." in told
+
+
 def test_pins_and_groups_tell_why_it_ran_there(explain, tmp_path):
     hosts, offers = about()["hosts"], [({"cpu": 1}, [1]), ({"cpu": 1, "gpu": 2}, [2])]
     rows = [row("pinned"), row("a"), row("b"), row("gpu", cpu=1, gpu=1), row("host")]

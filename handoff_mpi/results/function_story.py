@@ -15,10 +15,11 @@ from handoff_mpi.formatting import id_text, one_line, shell_word
 from handoff_mpi.results.anybodys_story import AnybodysReader, read_anybodys
 from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.element_story import ElementReader, ElementsTold
+from handoff_mpi.results.history import read_history
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment
 from handoff_mpi.results.store import Key
-from handoff_mpi.results.story import Story
+from handoff_mpi.results.story import DONE_STATE, Story
 from handoff_mpi.suggestions import did_you_mean
 
 IN_JOURNAL, IN_FILE, ON_RANK, LOST = "journal", "file", "rank", "lost"
@@ -106,6 +107,8 @@ class FunctionStory:
         is_own: whether nobody but this user and root could have written the journal.
         elements: those of the array that were asked for by themselves; None if none were.
         is_behind_windowed: whether it depends on all elements of an array with a window.
+        is_outdated: whether it was done in a launch before, and ``--rerun`` of one that does not hold it has replaced
+            what its value was made of. It is not known where others could have written the journal.
     """
 
     story: Story
@@ -117,6 +120,12 @@ class FunctionStory:
     is_own: bool
     elements: list[ElementsTold] | None = None
     is_behind_windowed: bool = False
+    is_outdated: bool = False
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the newest launch does not hold it."""
+        return self.launches[-1].number is None
 
 
 def read_function(run_dir: Path, wanted: str) -> FunctionStory:
@@ -131,7 +140,18 @@ def read_function(run_dir: Path, wanted: str) -> FunctionStory:
         return _FunctionReader(status, is_running, wanted)
 
     reader, story, is_own = read_anybodys(run_dir, make_reader)
-    return reader.function(story, is_own)
+    told = reader.function(story, is_own)
+    if is_own and told.is_left_out and reader.has_replaced and story.tasks.state[told.task] == DONE_STATE:
+        told.is_outdated = _is_outdated(run_dir, told)
+    return told
+
+
+def _is_outdated(run_dir: Path, told: FunctionStory) -> bool:
+    """Whether a value of a function that the newest launch does not hold counts no more for later ones."""
+    history, id = read_history(run_dir), told.story.tasks.ids[told.task]
+    mark = next(each.fingerprint for each in reversed(told.launches) if each.number is not None)
+    left = [*history.done, *history.arrays]
+    return mark is not None and not any(own == mark and id_text(each) == id for each, own in left)
 
 
 def _near_ids(wanted: str, ids: list[str], run_dir: Path) -> str:
@@ -158,6 +178,8 @@ class _FunctionReader(AnybodysReader):
         self._values: dict[bytes | None, KeptValue] = {}  # by fingerprint
         self._failure: LastFailure | None = None
         self._folds: set[int] = set()  # of windowed arrays
+        self._counted: tuple[int, int] | None = None  # elements of the array, and those that are done
+        self.has_replaced = False
 
     def read(self, segment: Segment, records: Iterator[Record]) -> None:
         self._own = FunctionInLaunch(segment.epoch)
@@ -165,6 +187,9 @@ class _FunctionReader(AnybodysReader):
         super().read(segment, records)
         if len(self._launches) > known:
             self._own_launches.append(self._own)
+            if (number := self._own.number) is not None:
+                counts = self._counts_of_elements()
+                self._counted = counts.get(int(self._table.here[number]))
 
     # -- the head of a launch -------------------------------------------------------------------------
 
@@ -198,6 +223,7 @@ class _FunctionReader(AnybodysReader):
 
     def _take_replaced(self, tasks: list[int], elements: object) -> None:
         self._own.is_replaced = self._own.number in tasks
+        self.has_replaced = True
 
     def _take_bound(self, pins: dict[int | str, list[int]], groups: list[list[int]]) -> None:
         number = self._own.number
@@ -305,6 +331,8 @@ class _FunctionReader(AnybodysReader):
         """
         ids: list[Any] = story.tasks.ids
         called, array = self._wanted, self._array
+        if self._counted is not None:  # also where the newest launch does not hold the array
+            story.elements.setdefault(ids.index(called if called in ids else array), self._counted)
         if called not in ids and array is not None and array in ids and ids.index(array) in story.elements:
             called = array
         if called not in ids:

@@ -48,6 +48,8 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
         "id": tasks.ids[task],
         "name": tasks.name_of(task),
         "state": STATES[state],
+        "is_left_out": told.is_left_out,
+        "is_outdated": told.is_outdated,
         "run": {"state": newest.verdict, "launch": newest.epoch, "stopped_because": _text(story.status, newest.epoch)},
         "cost": tasks.costs[int(tasks.cost[task])],
         "inputs": [_standing(told, each) for each in inputs[:MAX_LISTED]],
@@ -287,7 +289,7 @@ def _derived_reason(own: FunctionInLaunch, done_in: FunctionInLaunch, is_behind_
         of_array = "elements of an array with a window on which it depends"
         return f"{of_array} had changed, or its value was lost" if has_run else f"unless all {of_array} are the same"
     if own.fingerprint == done_in.fingerprint:
-        return "the reason is unknown: its value was lost, or --rerun named it"
+        return "the reason is unknown: its value was lost, or --rerun has replaced it"
     if own.codes is not None and done_in.codes is not None and own.codes != done_in.codes:
         return "its code changed"
     return "its arguments, its inputs or its code changed"

@@ -87,6 +87,9 @@ def _head(facts: Facts) -> str:
         return f"{shown_id(facts)} was skipped, because a function that it depends on has failed"
     if state == "running":
         return f"{shown_id(facts)} is running"
+    if state == "done" and facts["is_outdated"]:
+        why = "--rerun has replaced what its value was made of"
+        return f"{shown_id(facts)} was done, and runs again in the next launch that holds it: {why}"
     if state == "done":
         return f"{shown_id(facts)} is done"
     run = facts["run"]
@@ -116,6 +119,8 @@ def _live_head(facts: Facts) -> str:
 def _about(facts: Facts) -> str:
     cost = ", ".join(f"{one_line(str(name), 80)}={amount}" for name, amount in facts["cost"].items()) or "nothing"
     calls = f"It calls {one_line(str(facts['name']), MAX_ID)} and costs {cost}"
+    if facts["is_left_out"]:
+        return f"{calls}. The DAG of launch {facts['run']['launch']} does not hold it."
     if not facts["input_count"]:
         return f"{calls}. It takes the values of no other function."
     live = facts["live"]

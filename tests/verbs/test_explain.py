@@ -19,6 +19,7 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, Function, cli
+from handoff_mpi.arrays.columns import pack
 from handoff_mpi.messages import DEATH, DIED, RAISED, RANK_LOSS, VALUE_LOSS
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_status import read_any_status
@@ -170,6 +171,23 @@ def test_a_value_is_taken_over_of_the_launch_that_did_the_function_as_it_is(expl
         write_launch(tmp_path / "run", ("run", about()), ("tasks", 0, rows), *records)
     told = explain("run", "f")[1]
     assert "Its value (8 B) is in the journal." in told and "Launch 3 took over its value of launch 1." in told
+
+
+def test_what_the_newest_launch_does_not_hold_is_told_as_earlier_ones_left_it(explain, tmp_path):
+    rows = [row("a"), row("b", inputs=[0]), row("c"), row("xs")]
+    elements = ("array", 3, 4, []), ("elements", 3, 1, [(0, 4)], pack([None] * 4), T0 + 1, 0.5)
+    ends = turn(3, done=[done(task, 1, 1 + task, 1) for task in range(3)])
+    write_launch(tmp_path / "run", ("run", about()), ("tasks", 0, rows), *elements, ends)
+    replaced = ("again", {"--rerun names it": [0]}), ("replaced", [0], {})
+    write_launch(
+        tmp_path / "run", ("run", about()), ("tasks", 0, rows[:1]), *replaced, turn(1, done=[done(0, 1, 1, 1)])
+    )
+    b, c, xs, one = (explain("run", id)[1].splitlines() for id in ("b", "c", "xs", "xs[1]"))
+    why = "--rerun has replaced what its value was made of"
+    assert b[0] == f"b was done, and runs again in the next launch that holds it: {why}."
+    assert b[1] == "It calls f and costs cpu=1. The DAG of launch 2 does not hold it."
+    assert (c[0], xs[0], xs[2]) == ("c is done.", "xs is done.", "The journal has values of 4 of its 4 elements.")
+    assert one[0] == "xs[1] is done: computed on rank 1 (node1) in launch 1."
 
 
 def test_pins_and_groups_tell_why_it_ran_there(explain, tmp_path):

@@ -576,21 +576,8 @@ MISTAKES = [
     ),
     # -- rank 0: folds of windowed arrays, and what depends on these when a run is launched again --
     Mistake(
-        "elements that are taken over supply others which are taken over as well, and so begin",
-        [
-            (
-                "scheduler.arrays:Arrays.restored",
-                "        self.of[number].restored(intervals)\n",
-                "        self.of[number].restored(intervals)\n        self._supply(number, intervals)\n",
-            )
-        ],
-        seed=60,
-        options=_LATE,
-        load=two_folds,
-    ),
-    Mistake(
         "an array that waits for elements alone is not taken over late, and waits for ever",
-        [("scheduler.arrays:Arrays._has_not_begun", "self._tasks.state[task] == READY", "False")],
+        [("scheduler.arrays:Arrays.has_not_begun", "self._tasks.state[task] == READY", "False")],
         dialogue=partial(row_happens, (State.READY, Cause.RESTORED)),
     ),
     Mistake(
@@ -680,7 +667,13 @@ MISTAKES = [
     ),
     Mistake(
         "a fold that depends on another is not looked at again once that is known",
-        [("runtime.window_consumers:WindowConsumers.decide", "elif _is_fold(self._arrays[number]):", "elif False:")],
+        [
+            (
+                "runtime.window_consumers:WindowConsumers.decide",
+                "elif not (arrays[number].leases or arrays[number].have):",
+                "elif False:",
+            )
+        ],
         seed=0,
         options=_LATE,
         load=behind_folds,

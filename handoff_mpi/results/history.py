@@ -245,11 +245,11 @@ class _Reader:
 
     def _take_replaced(self, tasks: list[int], elements: dict[int, Sequence[Interval]]) -> None:
         rows, replaced = self.launch.tasks, {*tasks, *elements}
-        named = [task for task in tasks if task in self._named or replaced.isdisjoint(rows[task][3])]
-        ids, gone = {rows[task][0] for task in named}, set(map(self.launch.identity, tasks))
+        named = {task for task in replaced if task in self._named or replaced.isdisjoint(rows[task][3])}
+        ids, gone = {rows[task][0] for task in named.intersection(tasks)}, set(map(self.launch.identity, tasks))
         for table in (self._history.done, self._history.arrays):
             gone.update(each for each in table if each[0] in ids)  # with other code, too
-        changed = ids | {rows[task][0] for task in elements}
+        changed = {rows[task][0] for task in named}.union(map(self.launch.identity, elements))
         here = set(map(self.launch.identity, range(len(rows))))
         for earlier in self._history.launches[:-1]:
             if earlier.arrays or earlier.tasks != rows:  # of the same functions this launch itself tells
@@ -257,10 +257,10 @@ class _Reader:
         for identity in gone:
             self._history.done.pop(identity, None)
             self._history.arrays.pop(identity, None)
-        intervals = {rows[task][0]: each for task, each in elements.items()}
-        for (id, _), launches in self._history.arrays.items() if intervals else ():
+        of = {rows[task][0] if task in named else self.launch.identity(task): each for task, each in elements.items()}
+        for identity, launches in self._history.arrays.items() if of else ():
             for each in launches:
-                each.replaced.update(intervals.get(id, ()))
+                each.replaced.update(of.get(identity[0], of.get(identity, ())))
 
     def _leave_outdated(
         self, earlier: Launch, gone: Collection[Identity], changed: Collection[Hashable], here: Collection[Identity]
@@ -270,7 +270,8 @@ class _Reader:
         Functions of this launch are not among it. Of its arrays it is known when their elements are, see ``outdated``.
 
         Args:
-            gone, changed: the functions, and the ids of further ones, of which anything is replaced.
+            gone: what is replaced.
+            changed: of what anything is, the ids where that is so with any code and arguments.
             here: the functions and arrays of this launch.
         """
         of, arrays = [*map(earlier.identity, range(len(earlier.tasks)))], set(earlier.arrays)
@@ -278,7 +279,7 @@ class _Reader:
         for task, row in enumerate(earlier.tasks):
             for each in row[3] if task in arrays or of[task] not in here else ():
                 children.setdefault(each, []).append(task)
-        stack = [task for task, each in enumerate(of) if each in gone or each[0] in changed]
+        stack = [task for task, each in enumerate(of) if each in gone or each in changed or each[0] in changed]
         found = set[int]()
         while children and stack:
             stack += (new := children.pop(stack.pop(), []))

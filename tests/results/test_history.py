@@ -5,7 +5,7 @@ from __future__ import annotations
 from handoff_mpi.arrays.columns import pack
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import DEATH, DIED, RAISED
-from handoff_mpi.results.history import history_of
+from handoff_mpi.results.history import NAMED_BY_RERUN, history_of
 from handoff_mpi.results.journal_reader import Segment
 
 TASKS = ("tasks", 0, [("f", b"", "f", (), {})])
@@ -86,6 +86,20 @@ def test_what_earlier_launches_made_of_what_rerun_replaces_counts_no_more():
     assert left(apart, behind, again) == {("a", 1): 3, ("c", 2): 3, ("b", 1): 1, ("c", 1): 1}
     done_there = launch(2, ("b", 1), ("d", 1), ("e", 1, 1), replaced=[1, 2])
     assert left(first, done_there) == {("a", 1): 1, ("b", 1): 2, ("c", 1): 1, ("d", 1): 2, ("e", 1): 2}
+
+
+def test_elements_that_rerun_replaces_are_those_of_the_array_as_it_is_unless_it_names_them():
+    """With other code or arguments, elements of these indices need not have taken what is replaced."""
+
+    def replaced(*records):
+        tables = [[("tasks", 0, [("a", 1, "f", (), {}), ("xs", mark, "f", (0,) * mark, {})])] for mark in (0, 1)]
+        array = [("array", 1, 4, []), ("elements", 1, 1, [(0, 4)], pack([None] * 4), 0.0, 0.1)]
+        told = history_of([Segment(1, tables[0] + array), Segment(2, [*tables[1], *records, *array])])
+        return told.arrays["xs", 0][0].replaced
+
+    assert replaced(("replaced", [0], {1: [(1, 2)]})) == IntervalSet()
+    named = ("again", {NAMED_BY_RERUN: [1]}), ("replaced", [0], {1: [(1, 2)]})
+    assert replaced(*named) == replaced(("replaced", [], {1: [(1, 2)]})) == IntervalSet([(1, 2)])
 
 
 def test_a_launch_that_was_cut_short_leaves_suspects():

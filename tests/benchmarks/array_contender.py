@@ -180,6 +180,8 @@ def chains(mine: Ours, count: int, window: int) -> dict[str, float]:
         window: of those that read a generator.
     """
     mine.run(no_op, range(count // 10))
+    mine.seconds(partial(chain, elements=range(count // 10)))
+    mine.seconds(partial(chain, elements=iter(range(count // 10)), window=window))
     alone_s = mine.map(no_op, range(count))
     taken_s = mine.seconds(partial(chain, elements=range(count)))
     windowed_s = mine.seconds(lambda dag: dag.map(no_op, iter(range(count)), window=window))

@@ -119,16 +119,15 @@ class ElementWindow:
             yield cut(packed, start - low, high - low)
             start, place = high, place + 1
 
-    def digest(self, stop: int, digest_object: DigestObject | None, is_open: bool = False) -> bytes:
+    def digest(self, stop: int, digest_object: DigestObject | None) -> bytes:
         """Return the digest of the elements of a block up to ``stop``; zeros if an element has none.
 
         Args:
             stop: lies in a block that was not complete before the last :meth:`add`, or of which no element has ended.
-            is_open: whether no element of the block has ended.
         """
         first = (stop - 1) // self.block * self.block
         starts, rows = self._starts, self._rows
-        if not is_open:
+        if self._newest[0][0] <= first:  # which has the elements that have ended, too
             starts, rows = [start for start, _ in self._newest], [row for _, row in self._newest]
         digests = [
             digest_of(self._cut(starts, rows, number, first, stop), digest_object) for number in range(self.inputs)

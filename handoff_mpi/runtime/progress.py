@@ -229,7 +229,7 @@ class Progress:
             of_name = names[name_of_code[specs[task].code]]
             of_name.calls += 1
             of_name.busy_s += duration
-            if duration > slowest.least_s:
+            if duration > slowest.threshold_s:
                 slowest.add(task, duration, rank, status != OK)
             if state[task] == _DONE and not is_counted[task]:
                 is_counted[task] = 1

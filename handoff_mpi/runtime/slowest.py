@@ -22,24 +22,22 @@ class Slowest:
         most: how many.
 
     Attributes:
-        least_s: a call that has taken no longer is not among them, as most are not in a long run.
+        threshold_s: only calls that have taken longer may be among them; in a long run most have not.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._calls: dict[int, SlowCall] = {}
-        self.least_s = 0.0
+        self.threshold_s = 0.0
 
     def add(self, task: int, duration_s: float, rank: int, has_failed: bool = False) -> None:
-        """Take in a call that has ended."""
-        if duration_s <= self.least_s:
-            return
+        """Take in a call that has ended, and has taken longer than the threshold."""
         known = self._calls.get(task)
         if known is None or duration_s > known.duration_s:
             self._calls[task] = SlowCall(duration_s, task, rank, has_failed)
         if len(self._calls) >= 2 * self._most:
             self._calls = {call.task: call for call in self.calls()}
-            self.least_s = min(call.duration_s for call in self._calls.values())
+            self.threshold_s = min(call.duration_s for call in self._calls.values())
 
     def calls(self) -> list[SlowCall]:
         """Return the longest calls, the longest first."""

@@ -81,7 +81,7 @@ class WindowedArray:
         self._offered = 0
         self._looked_at = 0  # the number of elements that were judged, or are to be with the rest of their block
         self._judged = 0  # the end of the last block that was compared
-        self._is_last = self._are_all_open = False
+        self._is_last = False
         self._released = 0
         self._begin(earlier)
         self._digests: list[bytes] = []
@@ -113,9 +113,7 @@ class WindowedArray:
                 self._consumers.begin(earlier)
             events += self._consumers.decide(decided, arrays)
         if earlier is not None and arrays[self.number].is_open:
-            self._are_all_open = True
             events += self._offer(arrays)
-            self._are_all_open = False
             if self._is_last:
                 self._record(_NEVER, is_last=True)
         return events
@@ -208,7 +206,7 @@ class WindowedArray:
             self._error = ErrorReport(_UNSENDABLE, f"{what}: {reason_of(error.errors[first])}")
 
     def _digest(self, stop: int) -> bytes:
-        return self._window.digest(stop, self._digest_object, self._are_all_open)
+        return self._window.digest(stop, self._digest_object)
 
     def _judge(
         self, arrays: Mapping[int, Array], events: list[ElementsPulled | Restored], count: int, is_last: bool

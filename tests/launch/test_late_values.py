@@ -74,6 +74,13 @@ def test_what_was_computed_while_a_fold_was_another_runs_again_and_so_does_all_b
     assert home == {7: b"7"}
 
 
+def test_what_has_begun_is_not_taken_over(plan):
+    values, (resumed, records, home) = late(plan, t6=(HOME, 1, b"6"), t9=(FILE, 1, "key"))
+    begun = SimpleNamespace(has_not_begun=lambda task: task != 6)
+    assert values.take_over(begun, {A: {1}}).tasks == {9: FILE}
+    assert (home, resumed.keys, records) == ({}, {9: "key"}, [("restored", [9])])
+
+
 def test_what_has_no_value_and_is_needed_runs_again(plan):
     """Function 8 waits for B, and may run again: so 6 does, whose value is nowhere, unless 8 is taken over."""
     values, _ = late(plan, t6=(NOWHERE, 1, None), t8=(HOME, 1, b"8"), t9=(HOME, 1, b"9"))

@@ -17,8 +17,8 @@ from handoff_mpi.launch.late_values import LateValues
 from handoff_mpi.launch.run_files import RunFiles
 from handoff_mpi.launch.start_line import resume_text, shown_path
 from handoff_mpi.resources import Capability
-from handoff_mpi.results.history import History
 from handoff_mpi.results.journal import JournalPort
+from handoff_mpi.results.launches import History
 from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.announcements import FailurePrinter

@@ -9,12 +9,14 @@ from functools import cached_property
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import shown
 from handoff_mpi.dag import Plan
-from handoff_mpi.dag.fingerprint import Fingerprints
+from handoff_mpi.dag.fingerprint import Fingerprints, ObjectDigests
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import counted, show
+from handoff_mpi.launch.elements_taken_over import spread
 from handoff_mpi.launch.rerun import Rerun, with_blocks
 from handoff_mpi.launch.resume import Resumed
-from handoff_mpi.results.history import NAMED_BY_RERUN, History
+from handoff_mpi.results.launches import History, Identity, Launch
+from handoff_mpi.results.replaced import NAMED_BY_RERUN, made_of
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LINES = 3
@@ -22,6 +24,8 @@ _MAX_LINES = 3
 ITS_INPUT = "its input"
 #: The reason of elements that an earlier launch computed from others.
 OTHER_ARGUMENTS = "the arguments of these elements changed"
+#: The reason of what would be kept by acceptance, if ``--rerun`` did not replace what the value was made of.
+MADE_OF_REPLACED = "--rerun replaces what its value was made of"
 #: Why a function runs again of which nobody knows whether it has changed.
 BEHIND_WINDOWED = "it depends on all elements of an array with a window, which are compared as they come"
 _ACCEPTABLE = re.compile(r"Python is |the code of |the arguments of .+ changed$")
@@ -40,6 +44,7 @@ class Acceptance:
 
     Attributes:
         new: (id, fingerprint, the fingerprint that it stands for) of each change that is accepted now.
+        refused: the functions whose change is not accepted, now or any more, see :meth:`refuse`.
 
     Raises:
         UsageError: ``accepted`` names what is neither.
@@ -47,9 +52,12 @@ class Acceptance:
 
     def __init__(self, history: History, plan: Plan, accepted: Collection[Hashable]) -> None:
         self.new: list[tuple[Hashable, bytes, bytes]] = []
+        self.refused: set[Hashable] = set()
+        self._history = history
         self._before = history.accepted
         self._plan = plan
         self._known: list[Hashable] = []  # the changes of which were accepted before
+        self._settled: set[Identity] = set()  # what functions go by that have changed
         self._ids = _ids_meant(plan, accepted)
         self._done = history.fingerprints_done() if self._ids else {}
 
@@ -67,7 +75,7 @@ class Acceptance:
             yield f"--accept-changes: the values of {new} are kept as they were before the change"
         if before:
             yield f"--accept-changes: the values of {before} are kept, as was accepted before"
-        if not (new or before):
+        if not (new or before or self.refused):  # a line tells why those run
             yield f"--accept-changes has nothing to accept: {self._why_nothing(resumed)}"
 
     def _kept(self, ids: Sequence[Hashable], resumed: Resumed) -> str:
@@ -89,6 +97,8 @@ class Acceptance:
 
     def settle(self, id: Hashable, fingerprint: bytes) -> bytes:
         """Return the fingerprint by which the function ``id`` goes, which has ``fingerprint`` by now."""
+        if id in self.refused:
+            return fingerprint
         known = self._before.get((id, fingerprint))
         if known is not None and id in self._ids:
             self._known.append(id)
@@ -96,7 +106,51 @@ class Acceptance:
             known = self._done.get(id)
             if known is not None and known != fingerprint:
                 self.new.append((id, fingerprint, known))
-        return fingerprint if known is None else known
+        if known is None:
+            return fingerprint
+        self._settled.add((id, known))
+        return known
+
+    def refuse(self, rerun: Rerun, marks: Fingerprints) -> bool:
+        """Find the values that would be kept, though they were made of what ``rerun`` replaces.
+
+        Such a value is of an earlier launch, where the function took what it does not take now, or its inputs did: what
+        depends on it in this launch tells nothing of that.
+
+        Args:
+            marks: the fingerprints by which the functions would go.
+
+        Returns:
+            Whether there are any: their functions go by fingerprints of their own then, which change those of others.
+        """
+        if not (self._settled and rerun.named):
+            return False
+        plan, (fresh, again) = self._plan, spread(self._plan, rerun)
+        of = [(id, marks.of(id)) for id in plan.ids]
+        replaced = {plan.ids[task] for task in rerun.named} | {of[task] for task in {*fresh, *again}}
+        unchanged = {*of} - self._settled
+        accepted = self._history.accepted_marks | self._settled
+        for launch, start, found in made_of(self._history.launches, replaced, unchanged, accepted):
+            for task in found:
+                id, mark = launch.identity(task)
+                is_kept = (id, mark) in self._settled and plan.number_of[id] not in fresh
+                if is_kept and not self._takes_it_by_element(launch, task, start | found):
+                    self.refused.add(id)
+        if self.refused:
+            self.new, self._known, self._settled = [], [], set()
+        return bool(self.refused)
+
+    def _takes_it_by_element(self, launch: Launch, task: int, replaced: Collection[int]) -> bool:
+        """Whether only elements took what is replaced, and take it now: each of them is compared by itself."""
+        (id, *_, inputs, _), plan = launch.tasks[task], self._plan
+        array, spec = plan.arrays.get(plan.number_of[id]), plan.specs[plan.number_of[id]]
+        if array is None:
+            return False
+        before = next((e for e in self._history.arrays.get(launch.identity(task), ()) if e.epoch == launch.epoch), None)
+        if before is None or [*before.digests] != [each.digests(ObjectDigests()) for each in array.elements]:
+            return False
+        by_element = {plan.ids[each] for each in spec.needs if each not in spec.inputs}
+        return by_element.issuperset(launch.tasks[each][0] for each in inputs if each in replaced)
 
 
 def _ids_meant(plan: Plan, accepted: Collection[Hashable]) -> set[Hashable]:
@@ -135,14 +189,24 @@ class Changes:
         marks: the fingerprints of these.
         resumed: what is taken over from the earlier launches.
         rerun: what the user wants to run again.
+        refused: the functions whose changes are not accepted, because of that.
     """
 
-    def __init__(self, history: History, plan: Plan, marks: Fingerprints, resumed: Resumed, rerun: Rerun) -> None:
+    def __init__(
+        self,
+        history: History,
+        plan: Plan,
+        marks: Fingerprints,
+        resumed: Resumed,
+        rerun: Rerun,
+        refused: Collection[Hashable] = (),
+    ) -> None:
         self._history = history
         self._plan = plan
         self._marks = marks
         self._resumed = resumed
         self._rerun = rerun
+        self._refused = refused
         self._elements: dict[int, int] = {}
 
     def lines(self) -> Iterator[str]:
@@ -264,6 +328,8 @@ class Changes:
         """Return why a function is not what it was; an empty string if that is only because of its inputs."""
         before, spec, marks = self._history.launches[-1], self._plan.specs[task], self._marks
         name = self._plan.code_names[spec.code]
+        if self._plan.ids[task] in self._refused:
+            return MADE_OF_REPLACED
         if before.python and before.python != marks.python:
             return f"Python is {marks.python} now and was {before.python}"
         if before.codes and before.codes.get(name) != marks.codes.get(name):

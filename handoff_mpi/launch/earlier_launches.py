@@ -18,7 +18,8 @@ from handoff_mpi.launch.rerun import read_rerun
 from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
 from handoff_mpi.launch.start_line import shown_path
 from handoff_mpi.results.column_file import ColumnFiles
-from handoff_mpi.results.history import History, read_history
+from handoff_mpi.results.history import read_history
+from handoff_mpi.results.launches import History
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.store import DirectoryStore
@@ -67,12 +68,14 @@ class EarlierLaunches:
         if kept is not None:
             settle = self.acceptance.settle if self.acceptance.is_about_any else None
             self.marks = fingerprints(dag, settle, kinds)
+            if self.acceptance.refuse(rerun, self.marks):
+                self.marks = fingerprints(dag, settle, kinds)
             values, columns = ValueFiles(kept), ColumnFiles(kept.directory)
             how = values.is_intact, rerun, columns.intact_column
             self.resumed = resume(history, plan, self.marks.of, *how)
             for note in filter(None, (values.note, columns.note)):
                 print_message(note)
-        self.changes = Changes(history, plan, self.marks, self.resumed, rerun)
+        self.changes = Changes(history, plan, self.marks, self.resumed, rerun, self.acceptance.refused)
 
     @property
     def calls(self) -> int:

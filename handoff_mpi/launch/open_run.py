@@ -31,7 +31,7 @@ from handoff_mpi.launch.run_in_progress import RunInProgress
 from handoff_mpi.launch.run_results import make_array_result
 from handoff_mpi.process_context import this_process
 from handoff_mpi.python_path import shared_path
-from handoff_mpi.results.history import History
+from handoff_mpi.results.launches import History
 from handoff_mpi.runtime import gc_control
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.options import RunOptions

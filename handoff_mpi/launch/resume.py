@@ -17,7 +17,7 @@ from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import Pairs, behind_windowed, takes_of, with_consumers
 from handoff_mpi.results.array_history import ArrayLaunch, EarlierElements, FindColumn, as_it_is
-from handoff_mpi.results.history import Done, History
+from handoff_mpi.results.launches import Done, History
 from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.scheduler import ValueLocation, restore

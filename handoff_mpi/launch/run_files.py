@@ -14,8 +14,9 @@ from handoff_mpi.errors import JournalError
 from handoff_mpi.results.array_index import claim_for_index
 from handoff_mpi.results.column_file import ColumnFile, column_file_in, temporary_column_file
 from handoff_mpi.results.event_log import EventLog, EventPort, NoEvents, clear_events
-from handoff_mpi.results.history import History, read_history
+from handoff_mpi.results.history import read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
+from handoff_mpi.results.launches import History
 from handoff_mpi.results.lease import Lease
 from handoff_mpi.results.live_questions import Answering, QuestionBox
 from handoff_mpi.results.output_files import clear_output, remove_empty_output

@@ -9,7 +9,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.results.array_history import ArrayLaunch
-from handoff_mpi.results.history import Done
+from handoff_mpi.results.launches import Done
 
 
 def with_consumers(plan: Plan, tasks: set[int]) -> set[int]:

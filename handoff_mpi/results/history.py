@@ -14,6 +14,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("traceback", number, text)``: a traceback that failed attempts refer to;
 - ``("restored", [task])``: done by an earlier launch;
 - ``("again", {reason: [task]})``: why tasks run that an earlier launch had done;
+- ``("rerun_named", [task])``: ``--rerun`` names these functions and arrays, or elements of them; earlier versions have
+  that in a reason alone, see :func:`~handoff_mpi.results.replaced.named_in_words`;
 - ``("replaced", [task], {array: intervals})``: by ``--rerun``, their earlier values count no more: those of whole
   functions and arrays, and of elements;
 - ``("bound", {rank or host: [task]}, [[task]])``: which tasks are pinned where, and which are collocated;
@@ -38,146 +40,20 @@ The records of a segment, beside the journal's own header; tasks go by their num
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from handoff_mpi.arrays.columns import Packed
 from handoff_mpi.messages import DIED, Interval
 from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment, read_journal
+from handoff_mpi.results.launches import Done, History, Identity, Launch
 from handoff_mpi.results.records import Incident, note_probation
+from handoff_mpi.results.replaced import made_of, named_in_words
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.store import Key
-from handoff_mpi.serialization import Payload
-
-#: The reason of functions that run again because ``--rerun`` names them.
-NAMED_BY_RERUN = "--rerun names it"
-#: What makes a function the same one in another launch: its id and its fingerprint. One that has no fingerprint is
-#: the same in no other launch, so the epoch and its number stand for it.
-Identity: TypeAlias = "tuple[Hashable, Any]"
-
-
-@dataclass(slots=True)
-class Done:
-    """A task that was done.
-
-    Attributes:
-        attempt, rank: of the call that did it.
-        started, duration: in seconds (since the epoch; of the call).
-        nbytes: the size of its value.
-        payload: the value, if it is small.
-        key: of the file where the value lies, if it was written.
-        epoch: the number of the launch.
-    """
-
-    attempt: int
-    rank: int
-    started: float
-    duration: float
-    nbytes: int
-    payload: Payload | None
-    key: Key | None
-    epoch: int = 0
-
-    @property
-    def has_value(self) -> bool:
-        return self.payload is not None or self.key is not None
-
-
-@dataclass(slots=True)
-class Launch:
-    """One launch: its table of tasks and how it ended.
-
-    Attributes:
-        about: what it said of the run.
-        tasks: (id, fingerprint, name, inputs, cost) of each.
-        arrays: the numbers of those of them that are arrays.
-        restored: those of them that an earlier launch did.
-        again: those of them that run again although an earlier launch did them, as it knew from the start.
-        failed: those of them of which attempts failed.
-        failed_calls: (rank, started, seconds) of each call of a task that failed, in order; format 2 has none.
-        lost_ranks: those that were lost and have not come back, with the reason.
-        probation: the hosts and ranks that were on probation, in words, and why.
-        ended: (status, exit code), None if it ended without a word.
-        codes: the digests of the codes of each name.
-        python: Python's major and minor version; empty if that is not known.
-    """
-
-    epoch: int
-    about: dict[str, Any] = field(default_factory=dict)
-    tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, object]]] = field(default_factory=list)
-    arrays: list[int] = field(default_factory=list)
-    restored: set[int] = field(default_factory=set)
-    again: set[int] = field(default_factory=set)
-    failed: set[int] = field(default_factory=set)
-    failed_calls: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
-    lost_ranks: dict[int, str] = field(default_factory=dict)
-    probation: dict[str, str] = field(default_factory=dict)
-    ended: tuple[str, int] | None = None
-    codes: dict[str, list[bytes]] = field(default_factory=dict)
-    python: str = ""
-
-    def identity(self, task: int) -> Identity:
-        """Return what makes ``task`` the same one in another launch."""
-        id, fingerprint, *_ = self.tasks[task]
-        return (id, (self.epoch, task) if fingerprint is None else fingerprint)
-
-
-@dataclass(slots=True)
-class History:
-    """All launches of a run together.
-
-    Attributes:
-        launches: in order.
-        done: what was done, by identity: by the newest launch that did it, also if its value was not kept. That of an
-            earlier one may be another: ``--rerun`` asks for that, and elements of a windowed array may differ.
-        failed: (attempt, rank, kind, message, traceback) of the last failure of each that has not been done since.
-        deaths: how often a function's process died, of those that have not ended.
-        suspects: functions that were in flight when a launch was cut short: one of them may have done it.
-        incidents: why functions were called more than once, in order.
-        arrays: what launches tell of the elements of arrays, by identity and in order.
-        accepted: by id and fingerprint, the earlier fingerprint that the function goes by: its change was accepted.
-        notes: what could not be read, one line each.
-    """
-
-    launches: list[Launch] = field(default_factory=list)
-    done: dict[Identity, Done] = field(default_factory=dict)
-    failed: dict[Identity, tuple[int, int, str, str, str]] = field(default_factory=dict)
-    deaths: dict[Identity, int] = field(default_factory=dict)
-    suspects: set[Identity] = field(default_factory=set)
-    incidents: dict[Identity, list[Incident]] = field(default_factory=dict)
-    arrays: dict[Identity, list[ArrayLaunch]] = field(default_factory=dict)
-    accepted: dict[tuple[Hashable, bytes], bytes] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def fingerprints_done(self) -> dict[Hashable, bytes]:
-        """Return the newest fingerprint of each function that was done, and of each array with a value, by id."""
-        arrays = {identity for identity, told in self.arrays.items() if any(each.has_any for each in told)}
-        return {
-            id: fingerprint
-            for launch in self.launches
-            for id, fingerprint, *_ in launch.tasks
-            if fingerprint is not None and ((id, fingerprint) in self.done or (id, fingerprint) in arrays)
-        }
-
-    def lost_ranks_before(self, epoch: int) -> dict[int, dict[int, str]]:
-        """Return the ranks that each launch before ``epoch`` lost, with the reason; only of launches that lost some."""
-        return {each.epoch: dict(each.lost_ranks) for each in self.launches if each.epoch < epoch and each.lost_ranks}
-
-    def launches_before(self, epoch: int) -> list[dict[str, Any]]:
-        """Return when each launch before ``epoch`` began, and its status: "died" where it left no verdict."""
-        return [
-            {
-                "launch": each.epoch,
-                "status": "died" if each.ended is None else each.ended[0],
-                "started_s": each.about.get("started_s"),
-            }
-            for each in self.launches
-            if each.epoch < epoch
-        ]
 
 
 def read_history(run_dir: Path | Directory) -> History:
@@ -218,6 +94,7 @@ class _Reader:
         self._tells_of_retries = False  # earlier versions tell of the last attempts of elements alone
         self._tracebacks: dict[int, str] = {}
         self._named: set[int] = set()  # by --rerun
+        self._tells_named = False  # earlier versions do it in words
         self._outdated: dict[Identity, list[ArrayLaunch]] = {}  # of arrays of this launch, what others may have changed
         self._is_cut_short = True  # until it says otherwise
 
@@ -231,6 +108,8 @@ class _Reader:
 
     def _take_tasks(self, first: int, tasks: list[Any]) -> None:
         self.launch.tasks[first:] = tasks
+        for id, fingerprint, *_ in tasks if self._history.accepted else ():
+            self._history.accepted.pop((id, fingerprint), None)  # it goes by its own: --rerun replaced the accepted one
 
     def _take_codes(self, codes: dict[str, list[bytes]]) -> None:
         self.launch.codes = codes
@@ -238,22 +117,25 @@ class _Reader:
     def _take_accepted(self, changes: list[tuple[Hashable, bytes, bytes]]) -> None:
         for id, fingerprint, earlier in changes:
             self._history.accepted[id, fingerprint] = earlier
+            self._history.accepted_marks.add((id, earlier))
 
     def _take_again(self, reasons: dict[str, list[int]]) -> None:
         self.launch.again.update(task for tasks in reasons.values() for task in tasks)
-        self._named.update(reasons.get(NAMED_BY_RERUN, ()))
+        self._named.update(named_in_words(reasons))
+
+    def _take_rerun_named(self, tasks: list[int]) -> None:
+        self._named, self._tells_named = {*tasks}, True
 
     def _take_replaced(self, tasks: list[int], elements: dict[int, Sequence[Interval]]) -> None:
         rows, replaced = self.launch.tasks, {*tasks, *elements}
-        named = {task for task in replaced if task in self._named or replaced.isdisjoint(rows[task][3])}
+        named = self._named & replaced
+        if not self._tells_named:  # what an earlier launch had not done has no reason
+            named.update(task for task in replaced if replaced.isdisjoint(rows[task][3]))
         ids, gone = {rows[task][0] for task in named.intersection(tasks)}, set(map(self.launch.identity, tasks))
         for table in (self._history.done, self._history.arrays):
             gone.update(each for each in table if each[0] in ids)  # with other code, too
         changed = {rows[task][0] for task in named}.union(map(self.launch.identity, elements))
-        here = set(map(self.launch.identity, range(len(rows))))
-        for earlier in self._history.launches[:-1]:
-            if earlier.arrays or earlier.tasks != rows:  # of the same functions this launch itself tells
-                self._leave_outdated(earlier, gone, changed, here)
+        self._leave_outdated(gone, changed)
         for identity in gone:
             self._history.done.pop(identity, None)
             self._history.arrays.pop(identity, None)
@@ -262,37 +144,32 @@ class _Reader:
             for each in launches:
                 each.replaced.update(of.get(identity[0], of.get(identity, ())))
 
-    def _leave_outdated(
-        self, earlier: Launch, gone: Collection[Identity], changed: Collection[Hashable], here: Collection[Identity]
-    ) -> None:
-        """Drop what an earlier launch made, by its own inputs, of what is replaced now.
+    def _leave_outdated(self, gone: set[Identity], changed: set[Hashable]) -> None:
+        """Drop what earlier launches made, by their own inputs, of what is replaced now.
 
         Functions of this launch are not among it. Of its arrays it is known when their elements are, see ``outdated``.
 
         Args:
             gone: what is replaced.
             changed: of what anything is, the ids where that is so with any code and arguments.
-            here: the functions and arrays of this launch.
         """
-        of, arrays = [*map(earlier.identity, range(len(earlier.tasks)))], set(earlier.arrays)
-        children: dict[int, list[int]] = {}
-        for task, row in enumerate(earlier.tasks):
-            for each in row[3] if task in arrays or of[task] not in here else ():
-                children.setdefault(each, []).append(task)
-        stack = [task for task, each in enumerate(of) if each in gone or each in changed or each[0] in changed]
-        found = set[int]()
-        while children and stack:
-            stack += (new := children.pop(stack.pop(), []))
-            found.update(new)
-        for identity in {of[task] for task in found}.difference(gone):
-            launches = self._history.arrays.get(identity, [])
-            if identity in here:
-                self._outdated.setdefault(identity, []).extend(e for e in launches if e.epoch == earlier.epoch)
-                continue
-            self._history.done.pop(identity, None)
-            launches[:] = [each for each in launches if each.epoch != earlier.epoch]
-            if not launches:
-                self._history.arrays.pop(identity, None)
+        history, rows = self._history, self.launch.tasks
+        here = set(map(self.launch.identity, range(len(rows))))
+        # Of the same functions this launch itself tells.
+        others = [each for each in history.launches[:-1] if each.arrays or each.tasks != rows]
+        for earlier, _, found in made_of(others, gone | changed, here, history.accepted_marks):
+            for identity in set(map(earlier.identity, found)).difference(gone):
+                launches = history.arrays.get(identity, [])
+                if identity in here:
+                    self._outdated.setdefault(identity, []).extend(e for e in launches if e.epoch == earlier.epoch)
+                    continue
+                is_any = history.done.pop(identity, None) is not None
+                left = [each for each in launches if each.epoch != earlier.epoch]
+                if is_any or len(left) < len(launches):
+                    history.dropped.setdefault(identity, []).append(self.launch.epoch)
+                launches[:] = left
+                if not launches:
+                    history.arrays.pop(identity, None)
 
     def _take_traceback(self, number: int, text: str) -> None:
         self._tracebacks[number] = text

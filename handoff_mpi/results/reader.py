@@ -15,7 +15,8 @@ from handoff_mpi.results.array_history import values_of_last
 from handoff_mpi.results.array_result import ArrayResult, FailedElements
 from handoff_mpi.results.column_file import ColumnFiles
 from handoff_mpi.results.function_error import FunctionError
-from handoff_mpi.results.history import Done, History, Launch, read_history
+from handoff_mpi.results.history import read_history
+from handoff_mpi.results.launches import Done, History, Launch
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.printed_output import PrintedOutput
 from handoff_mpi.results.records import RecordTable, count_elements

@@ -17,7 +17,7 @@ from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.event_log import EventPort, NoEvents
 from handoff_mpi.results.failure_groups import group_key
-from handoff_mpi.results.history import Done
+from handoff_mpi.results.launches import Done
 from handoff_mpi.results.records import Incident, RecordTable, note_probation
 from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.backoff import clock

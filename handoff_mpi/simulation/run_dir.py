@@ -11,8 +11,9 @@ from typing import Any
 
 from handoff_mpi.dag import Plan
 from handoff_mpi.launch.resume import Resumed, resume
-from handoff_mpi.results.history import History, history_of
+from handoff_mpi.results.history import history_of
 from handoff_mpi.results.journal_reader import Segment
+from handoff_mpi.results.launches import History
 from handoff_mpi.results.store import Key
 from handoff_mpi.serialization import PLAIN, Payload, decode_input
 from handoff_mpi.simulation.network import Clock

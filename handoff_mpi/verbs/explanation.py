@@ -20,8 +20,8 @@ from handoff_mpi.results.function_story import (
     FunctionStory,
     KeptValue,
 )
-from handoff_mpi.results.history import NAMED_BY_RERUN
 from handoff_mpi.results.output_files import OutputDirectory
+from handoff_mpi.results.replaced import NAMED_BY_RERUN
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore
 from handoff_mpi.results.story import DONE, DONE_STATE, FAILED_STATE, OUTCOMES, SKIPPED_STATE, STATES, WAITING_STATE

@@ -10,7 +10,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.launch.late_values import LateValues
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.launch.takers import behind_windowed
-from handoff_mpi.results.history import Done
+from handoff_mpi.results.launches import Done
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.scheduler import ValueLocation
 from handoff_mpi.simulation.shapes import Shape, Window

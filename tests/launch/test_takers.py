@@ -18,7 +18,7 @@ from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import Pairs, single_elements, takes_any
 from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.function_error import FunctionError
-from handoff_mpi.results.history import Done
+from handoff_mpi.results.launches import Done
 from tests.launch.test_arrays import PLACES, counts_of
 
 DAG_FILE = """

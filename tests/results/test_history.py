@@ -5,7 +5,7 @@ from __future__ import annotations
 from handoff_mpi.arrays.columns import pack
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import DEATH, DIED, RAISED
-from handoff_mpi.results.history import NAMED_BY_RERUN, history_of
+from handoff_mpi.results.history import history_of
 from handoff_mpi.results.journal_reader import Segment
 
 TASKS = ("tasks", 0, [("f", b"", "f", (), {})])
@@ -98,7 +98,7 @@ def test_elements_that_rerun_replaces_are_those_of_the_array_as_it_is_unless_it_
         return told.arrays["xs", 0][0].replaced
 
     assert replaced(("replaced", [0], {1: [(1, 2)]})) == IntervalSet()
-    named = ("again", {NAMED_BY_RERUN: [1]}), ("replaced", [0], {1: [(1, 2)]})
+    named = ("again", {"--rerun names it": [1]}), ("replaced", [0], {1: [(1, 2)]})
     assert replaced(*named) == replaced(("replaced", [], {1: [(1, 2)]})) == IntervalSet([(1, 2)])
 
 

@@ -150,8 +150,9 @@ class BegunRun:
         writer = JournalWriter(journal, run.plan, self.key_of, run.scheduler.arrays)
         marks, accepted = earlier.marks, earlier.acceptance.new
         restored = self.resumed.rest, self.resumed.elements
-        replaced = self.resumed.replaced.tasks, self.resumed.replaced.elements
-        writer.begin(about, marks.of, *restored, marks.codes, accepted, earlier.reasons(), replaced)
+        replaced, named = self.resumed.replaced, earlier.rerun.named
+        by_rerun = (replaced.tasks, replaced.elements), named
+        writer.begin(about, marks.of, *restored, marks.codes, accepted, earlier.reasons(), *by_rerun)
         return writer
 
     def _make_home(self) -> ResultStore:

@@ -16,7 +16,7 @@ from handoff_mpi.launch.elements_taken_over import spread
 from handoff_mpi.launch.rerun import Rerun, with_blocks
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.results.launches import History, Identity, Launch
-from handoff_mpi.results.replaced import NAMED_BY_RERUN, made_of
+from handoff_mpi.results.replaced import NAMED_BY_RERUN, dropped_by, made_of
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LINES = 3
@@ -218,6 +218,9 @@ class Changes:
         for task in self._again:
             if task not in self._changed and self._resumed.other_arguments.get(task):
                 reasons.setdefault(OTHER_ARGUMENTS, []).append(task)
+        for task, launch in self._dropped.items():
+            if task not in self._plan.arrays or self.elements(task):
+                reasons.setdefault(dropped_by(launch), []).append(task)
         by_number = sorted(reasons.items(), key=lambda item: -len(item[1]))
         for reason, tasks in by_number[:_MAX_LINES]:
             yield f"{reason}: {self.text(tasks)} again"
@@ -233,6 +236,8 @@ class Changes:
         reasons: dict[str, list[int]] = {}
         for task in self._again:
             reasons.setdefault(self._any_reason(task), []).append(task)
+        for task, launch in self._dropped.items():
+            reasons.setdefault(dropped_by(launch), []).append(task)
         return reasons
 
     def text(self, tasks: Collection[int]) -> str:
@@ -261,6 +266,8 @@ class Changes:
 
     def _count_elements(self, array: int) -> int:
         frozen, mark = self._plan.arrays[array], self._done.get(self._plan.ids[array])
+        if array in self._dropped and frozen.window is None:
+            return frozen.count
         launches = self._history.arrays.get((self._plan.ids[array], mark), ())
         if not launches or (frozen.window is not None and array not in self._changed):
             return 0  # a windowed array is compared with what was while its elements come
@@ -305,6 +312,16 @@ class Changes:
         functions = {task for task, id in enumerate(self._plan.ids) if id in done and task not in self._kept}
         arrays = {task for task in self._open if task in self._plan.arrays and self.elements(task)}
         return sorted(functions | arrays)
+
+    @cached_property
+    def _dropped(self) -> dict[int, int]:
+        """The functions that run again as a launch that did not hold them dropped what they had given: by which one."""
+        dropped, found = self._history.dropped, dict[int, int]()
+        for task, id in enumerate(self._plan.ids) if dropped else ():
+            launches = () if task in self._kept or id in self._done else dropped.get((id, self._mark(task)), ())
+            if launches:
+                found[task] = launches[-1]
+        return found
 
     def _is_altered(self, task: int) -> bool:
         """Whether a function has changed, or elements of an array run that had no value, or another one."""

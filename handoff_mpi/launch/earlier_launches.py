@@ -40,6 +40,7 @@ class EarlierLaunches:
 
     Attributes:
         history: as given.
+        rerun: what the user has named to run again.
         acceptance: which changes of functions are accepted.
         changes: which functions run again that an earlier launch has done.
         marks: the fingerprints of the functions as they are now.
@@ -60,7 +61,7 @@ class EarlierLaunches:
     ) -> None:
         self._plan = plan
         _refuse_another_dag(history, dag, plan)
-        rerun = read_rerun(options.rerun, plan)
+        self.rerun = rerun = read_rerun(options.rerun, plan)
         self.history = history
         self.acceptance = Acceptance(history, plan, options.accept_changes)
         self.marks = Fingerprints({}, {}, 0)

@@ -18,6 +18,7 @@ from handoff_mpi.results.element_story import ElementReader, ElementsTold
 from handoff_mpi.results.history import read_history
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment
+from handoff_mpi.results.replaced import named_in_words
 from handoff_mpi.results.store import Key
 from handoff_mpi.results.story import DONE_STATE, Story
 from handoff_mpi.suggestions import did_you_mean
@@ -57,6 +58,7 @@ class FunctionInLaunch:
         again: why it ran again although an earlier launch had done it; empty if that is not recorded.
         is_begun: of an array, whether the launch sent elements to ranks, or has word of any.
         is_replaced: whether its earlier value counts no more, by ``--rerun``.
+        is_named: whether ``--rerun`` names it, or elements of it.
         pin: the rank or host that it was pinned to.
         group: (number of the task, id) of some of those that it was collocated with, itself among them.
         strategy: the name of the allocation strategy's class; empty if that is not recorded.
@@ -74,6 +76,7 @@ class FunctionInLaunch:
     again: str = ""
     is_begun: bool = False
     is_replaced: bool = False
+    is_named: bool = False
     pin: int | str | None = None
     group: list[tuple[int, str]] = field(default_factory=list)
     strategy: str = ""
@@ -121,6 +124,7 @@ class FunctionStory:
     elements: list[ElementsTold] | None = None
     is_behind_windowed: bool = False
     is_outdated: bool = False
+    dropped: dict[bytes | None, list[int]] = field(default_factory=dict)
 
     @property
     def is_left_out(self) -> bool:
@@ -141,17 +145,19 @@ def read_function(run_dir: Path, wanted: str) -> FunctionStory:
 
     reader, story, is_own = read_anybodys(run_dir, make_reader)
     told = reader.function(story, is_own)
-    if is_own and told.is_left_out and reader.has_replaced and story.tasks.state[told.task] == DONE_STATE:
-        told.is_outdated = _is_outdated(run_dir, told)
+    if is_own and reader.has_replaced:
+        _find_dropped(run_dir, told)
     return told
 
 
-def _is_outdated(run_dir: Path, told: FunctionStory) -> bool:
-    """Whether a value of a function that the newest launch does not hold counts no more for later ones."""
+def _find_dropped(run_dir: Path, told: FunctionStory) -> None:
+    """Find the launches that have dropped a value of a function, and whether it counts no more for later ones."""
     history, id = read_history(run_dir), told.story.tasks.ids[told.task]
-    mark = next(each.fingerprint for each in reversed(told.launches) if each.number is not None)
-    left = [*history.done, *history.arrays]
-    return mark is not None and not any(own == mark and id_text(each) == id for each, own in left)
+    told.dropped = {mark: launches for (each, mark), launches in history.dropped.items() if id_text(each) == id}
+    if told.is_left_out and told.story.tasks.state[told.task] == DONE_STATE:
+        mark = next(each.fingerprint for each in reversed(told.launches) if each.number is not None)
+        left = [*history.done, *history.arrays]
+        told.is_outdated = mark is not None and not any(own == mark and id_text(each) == id for each, own in left)
 
 
 def _near_ids(wanted: str, ids: list[str], run_dir: Path) -> str:
@@ -220,6 +226,10 @@ class _FunctionReader(AnybodysReader):
     def _take_again(self, reasons: dict[str, list[int]]) -> None:
         found = (reason for reason, tasks in reasons.items() if self._own.number in tasks)
         self._own.again = one_line(next(found, ""), _MAX_CHARS)
+        self._own.is_named = self._own.number in named_in_words(reasons)
+
+    def _take_rerun_named(self, tasks: list[int]) -> None:
+        self._own.is_named = self._own.number in tasks
 
     def _take_replaced(self, tasks: list[int], elements: object) -> None:
         self._own.is_replaced = self._own.number in tasks

@@ -19,6 +19,11 @@ def named_in_words(reasons: Mapping[str, Sequence[int]]) -> Sequence[int]:
     return reasons.get(NAMED_BY_RERUN, ())
 
 
+def dropped_by(launch: int) -> str:
+    """Return why a function runs again that a launch did not hold, which dropped its value."""
+    return f"--rerun of launch {launch} replaced what its value was made of"
+
+
 def made_of(
     launches: Iterable[Launch],
     replaced: Collection[Hashable],

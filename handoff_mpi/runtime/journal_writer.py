@@ -78,6 +78,7 @@ class JournalWriter:
         accepted: Sequence[tuple[Hashable, bytes, bytes]] = (),
         again: Mapping[str, list[int]] = _NO_REASONS,
         replaced: tuple[Collection[int], Mapping[int, IntervalSet]] = _NOTHING_REPLACED,
+        named: Collection[int] = (),
     ) -> None:
         """Write what the run is and its table of tasks.
 
@@ -87,6 +88,7 @@ class JournalWriter:
             accepted: (id, fingerprint, the earlier one that it goes by) of changes that the user accepts.
             again: why tasks run again that an earlier launch has done, and which ones.
             replaced: the tasks, and elements of other arrays, whose earlier values count no more, by ``--rerun``.
+            named: those of them that the user has named.
 
         Raises:
             JournalError: it cannot be written.
@@ -111,6 +113,7 @@ class JournalWriter:
         if again:
             self._journal.append(("again", dict(again)))
         if any(replaced):
+            self._journal.append(("rerun_named", [*named]))
             elements_replaced = {number: each.intervals() for number, each in replaced[1].items()}
             self._journal.append(("replaced", [*replaced[0]], elements_replaced))
         for number, array in plan.arrays.items():

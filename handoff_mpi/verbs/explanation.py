@@ -21,7 +21,7 @@ from handoff_mpi.results.function_story import (
     KeptValue,
 )
 from handoff_mpi.results.output_files import OutputDirectory
-from handoff_mpi.results.replaced import NAMED_BY_RERUN
+from handoff_mpi.results.replaced import dropped_by
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore
 from handoff_mpi.results.story import DONE, DONE_STATE, FAILED_STATE, OUTCOMES, SKIPPED_STATE, STATES, WAITING_STATE
@@ -234,7 +234,7 @@ def _again(told: FunctionStory) -> list[dict[str, object]]:
         elif index and before is not None:
             found.append({"launch": own.epoch, "what": "left out", "reason": "its DAG does not hold the function"})
         found += [{"launch": own.epoch, "what": "value lost", "reason": reason} for reason in own.lost]
-        if own.is_replaced and own.again == NAMED_BY_RERUN:
+        if own.is_replaced and own.is_named:
             done_in.clear()
         if own.is_replaced or DONE in outcomes:
             done_in.pop(own.fingerprint, None)
@@ -274,18 +274,21 @@ def _taken_over(
     elif done_in is None:
         reason = why_open
     else:
-        reason = own.again or _derived_reason(own, done_in, told.is_behind_windowed, bool(calls))
+        reason = own.again or _derived_reason(told, own, done_in, bool(calls))
     return {"what": what, "reason": reason}
 
 
-def _derived_reason(own: FunctionInLaunch, done_in: FunctionInLaunch, is_behind_windowed: bool, has_run: bool) -> str:
+def _derived_reason(told: FunctionStory, own: FunctionInLaunch, done_in: FunctionInLaunch, has_run: bool) -> str:
     """Return why a function runs again, where that is not recorded: as far as fingerprints tell.
 
     An older version has not recorded it, or the launch did not know it from the start.
     """
     if own.fingerprint is None:
         return "it has no fingerprint"
-    if own.fingerprint == done_in.fingerprint and is_behind_windowed:
+    dropped = [each for each in told.dropped.get(own.fingerprint, ()) if done_in.epoch < each < own.epoch]
+    if own.fingerprint == done_in.fingerprint and dropped:
+        return dropped_by(dropped[-1])
+    if own.fingerprint == done_in.fingerprint and told.is_behind_windowed:
         of_array = "elements of an array with a window on which it depends"
         return f"{of_array} had changed, or its value was lost" if has_run else f"unless all {of_array} are the same"
     if own.fingerprint == done_in.fingerprint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_mpi import DAG, Function, execute_local, load
+from handoff_mpi import DAG, Function, cli, execute_local, load
 
 
 @pytest.fixture
@@ -110,3 +110,18 @@ def test_elements_that_took_it_all_together_are_not_kept(work):
 def test_a_value_made_of_other_functions_is_kept_as_it_was(work):
     assert work.run(1, A, ("d", "", 0), ("b", "d", 0)) == ([1, 1, 2], "abd")
     assert work.run(5, A, NEW, **KEPT) == ([5, 2], "a")
+
+
+def test_a_launch_tells_what_runs_as_an_earlier_one_dropped_its_value(work, capsys):
+    rows = A, OLD, ("xs", "", 0, ["a", 1]), ("ys", "a", 0, [1])
+    assert work.run(1, *rows) == ([1, 2, [2, 2], [3]], "abxsxsys")
+    assert work.run(5, A, rerun=["a"]) == ([5], "a")
+    capsys.readouterr()
+    assert work.run(7, *rows) == ([5, 12, [12, 8], [13]], "bxsxsys")
+    why = "--rerun of launch 2 replaced what its value was made of"
+    assert f"handoff: {why}: 1 function and 3 elements of 2 arrays run again" in capsys.readouterr().err
+    for id in ("b", "ys"):
+        assert cli.main(["explain", str(work.run_dir), id]) == 0
+        assert f": {why}.\n" in capsys.readouterr().out
+    assert work.run(9, *rows) == ([5, 12, [12, 8], [13]], "")
+    assert "--rerun" not in capsys.readouterr().err

@@ -100,6 +100,19 @@ def test_elements_that_rerun_replaces_are_those_of_the_array_as_it_is_unless_it_
     assert replaced(("replaced", [0], {1: [(1, 2)]})) == IntervalSet()
     named = ("again", {"--rerun names it": [1]}), ("replaced", [0], {1: [(1, 2)]})
     assert replaced(*named) == replaced(("replaced", [], {1: [(1, 2)]})) == IntervalSet([(1, 2)])
+    assert replaced(("rerun_named", [0, 1]), named[1]) == IntervalSet([(1, 2)])
+    assert replaced(named[0], ("rerun_named", [0]), named[1]) == IntervalSet(), (
+        "the words count in older journals alone"
+    )
+
+
+def test_the_launch_is_known_whose_rerun_dropped_what_it_did_not_hold():
+    a, b, other = ("a", 1, "f", (), {}), ("b", 1, "f", (0,), {}), ("b", 2, "f", (), {})
+    first = Segment(1, [("tasks", 0, [a, b]), turn(done=[(each, 1, 1, 0.0, 0.1, 8, (0, 0), None) for each in (0, 1)])])
+    for rows, dropped in (([a], {("b", 1): [2]}), ([a, other], {("b", 1): [2]}), ([a, b], {})):
+        replaced = ("rerun_named", [0]), ("replaced", [0, 1] if b in rows else [0], {})
+        told = history_of([first, Segment(2, [("tasks", 0, rows), *replaced]), Segment(3, [("tasks", 0, [a, b])])])
+        assert told.dropped == dropped
 
 
 def test_a_launch_that_was_cut_short_leaves_suspects():

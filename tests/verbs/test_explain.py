@@ -164,6 +164,31 @@ def test_what_rerun_names_runs_again_until_it_is_done(explain, tmp_path):
     assert f"Launch 3 ran it: {why}." in explain("run", "c")[1]
 
 
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_rerun_of_a_launch_that_did_not_hold_it_is_why_it_ran_again(is_recorded, explain, tmp_path):
+    """An earlier version did not record that."""
+    whole = ("run", about()), ("tasks", 0, [row("a"), row("b", inputs=[0]), row("c")])
+    write_launch(tmp_path / "run", *whole, turn(3, done=[done(task, 1, 1 + task, 1) for task in range(3)]))
+    part = ("run", about()), ("tasks", 0, [row("a")]), ("rerun_named", [0]), ("replaced", [0], {})
+    write_launch(tmp_path / "run", *part, turn(1, done=[done(0, 1, 1, 1)]))
+    why = "--rerun of launch 2 replaced what its value was made of"
+    again = [("again", {why: [1]})] if is_recorded else []
+    ends = turn(2, done=[done(1, 1, 1, 0.5), done(2, 1, 2, 0.5)])
+    write_launch(tmp_path / "run", *whole, *again, ("restored", [0]), ends)
+    assert f"Launch 3 ran it: {why}." in explain("run", "b")[1]
+    unknown = "Launch 3 ran it: the reason is unknown: its value was lost, or --rerun has replaced it."
+    assert unknown in explain("run", "c")[1]
+
+
+def test_what_rerun_names_is_known_without_a_reason_in_words(explain, tmp_path):
+    """An array of which elements are named, say, runs again for another reason too."""
+    for mark, replaced in (b"1", []), (b"2", [("rerun_named", [0]), ("replaced", [0], {})]), (b"1", []):
+        tables = ("run", about()), ("tasks", 0, [("f", mark, *row("f")[2:])])
+        ends = [] if mark == b"2" else [turn(1, done=[done(0, 1, 1, 1)])]
+        write_launch(tmp_path / "run", *tables, *replaced, *ends)
+    assert "Launch 3 ran it: launch 2 was to run it again, by --rerun, and did not." in explain("run", "f")[1]
+
+
 def test_a_value_is_taken_over_of_the_launch_that_did_the_function_as_it_is(explain, tmp_path):
     for mark, records in (b"1", [turn(1, done=[done(0, 1, 0.1, 0.1)])]), (b"2", []), (b"1", [("restored", [0])]):
         records = records or [turn(1, done=[done(0, 2, 0.1, 0.1, nbytes=9)])]

@@ -53,18 +53,23 @@ class HandleInput(ElementInput):
     def piece(self, start: int, stop: int) -> Piece:
         return self._others.piece(start, stop)
 
+    def digest_of(self, indices: range, digest_object: DigestObject | None = None) -> bytes:
+        return self._with_marks(indices, self._others.digest_of(indices, digest_object))
+
     def _digest(self, start: int, stop: int, digest_object: DigestObject | None) -> bytes:
-        digest = self._others.digest_of(range(start, stop), digest_object)
-        inside = self._indices[bisect_left(self._indices, start) : bisect_left(self._indices, stop)]
-        if not inside:
-            return digest
+        return self.digest_of(range(start, stop), digest_object)
+
+    def _with_marks(self, indices: range, digest: bytes) -> bytes:
+        """Return the digest of some elements: of the marks of those that are handles, and of all others together."""
+        low, high = (min(indices), max(indices) + 1) if indices else (0, 0)
+        inside = self._indices[bisect_left(self._indices, low) : bisect_left(self._indices, high)]
         parts = [digest]
-        for index in inside:
+        for index in inside if indices.step in (1, -1) else filter(indices.__contains__, inside):
             mark = self.marks.get(index)
             if mark is None or digest == NO_DIGEST:
                 return NO_DIGEST
-            parts.append(b"%d:%b" % (index - start, mark))
-        return hashed(parts)
+            parts.append(b"%d:%b" % (indices.index(index), mark))
+        return digest if len(parts) == 1 else hashed(parts)
 
 
 def with_handles(elements: ElementInput, where: str) -> ElementInput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handoff_mpi import DAG, Argument, ArrayHandle, DAGError, Function, Handle
+from handoff_mpi import DAG, Argument, ArrayHandle, DAGError, Function, Handle, execute_local
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.dag.handle_elements import HandleInput
@@ -125,3 +125,29 @@ def test_an_element_without_a_fingerprint_is_never_the_same():
     elements.marks[0] = None
     assert elements.digest_of(range(1)) == bytes(16)
     assert elements.digest_of(range(1, 2)) != bytes(16)
+
+
+@pytest.mark.parametrize("taken", [slice(0, 4, 2), slice(2, None, -1), slice(None, None, -2), slice(1, 4)], ids=str)
+def test_elements_of_a_slice_are_the_same_if_the_values_are_that_they_take(taken):
+    indices = range(4)[taken]
+
+    def digests(h):
+        elements = digests_of([1, 2, H, G], h=h)[2][0]
+        return elements.digest_of(indices), [elements.digest_of(range(index, index + 1)) for index in indices]
+
+    (before, ones), (now, others) = digests(1), digests(2)
+    assert (before == now) == (ones == others) == (2 not in indices)
+    assert digests(1) == (before, ones)
+
+
+def test_what_takes_a_slice_runs_again_with_an_element_of_it_that_has_changed(tmp_path):
+    def run(value):
+        dag = DAG("d")
+        xs = dag.map(abs, [dag.add_function(Function("h", (), abs, [value])), 1, 2, 3], id="xs")
+        for id, taken in (("even", xs[::2]), ("odd", xs[1::2]), ("back", xs[::-1])):
+            dag.add_function(Function(id, [taken], sum))
+        results = execute_local(dag, run_dir=tmp_path / "run")
+        return [results[id] for id in ("even", "odd", "back")]
+
+    assert run(5) == [7, 4, 11]
+    assert run(7) == [9, 4, 13]

@@ -20,6 +20,7 @@ COVERED_BY = {
     "annotation_names.py": "test_shared_globals.py",
     "api.py": "test_guide.py",
     "arrays/digests.py": "arrays/test_inputs.py",
+    "arrays/element_input.py": "arrays/test_inputs.py",
     "arrays/element_names.py": "verbs/test_element_text.py",
     "by_value.py": "test_shared_globals.py",
     "call_modules.py": "test_guide.py",

@@ -3,22 +3,16 @@
 :func:`freeze_elements` takes them as they are, so that declaring an array takes no time. :meth:`ElementInput.encode`
 packs them into columns, when the array becomes part of a run: later changes of a list do not count. Ranges stay three
 numbers. Arrays of numpy are cut along axis 0, and their elements are those that iterating gives, rows read-only.
-
-Elements are the same in two launches of a run where their digests are, one by one where they are few, in blocks of up
-to ``BLOCK`` where they are many: see :meth:`ElementInput.same_prefix`. Digests are those of types and values, also of
-elements that contain lists, tuples, dicts, arrays of numpy and objects of the standard library. A block with an object
-of any other class has none, unless ``digest_object`` gives one: what the code of that class is would have to count.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.arrays.columns import (
     BLOCKS,
@@ -36,9 +30,16 @@ from handoff_mpi.arrays.columns import (
     packed_rows,
     unpack,
 )
-from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST, DigestObject, digest_of, hashed, header_of
+from handoff_mpi.arrays.digests import DigestObject, hashed, header_of
+from handoff_mpi.arrays.element_input import (
+    BLOCK,
+    Digests,
+    ElementInput,
+    Piece,
+    digest_of_integers,
+    value_digests_of,
+)
 from handoff_mpi.arrays.intervals import IntervalSet
-from handoff_mpi.arrays.links import Link
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.imported_modules import imported_module
@@ -47,17 +48,6 @@ from handoff_mpi.serialization import decode_input, reason_of
 if TYPE_CHECKING:
     import numpy
 
-    from handoff_mpi.arrays.values import ArrayValues
-
-#: What a lease carries of one input: the columns that the elements of one interval lie in, in order.
-Piece: TypeAlias = "tuple[Packed, ...]"
-#: What the journal keeps of an input: its kind, how many elements it has, and what :meth:`same_prefix` compares.
-Digests: TypeAlias = "tuple[Any, ...]"
-
-#: Elements are encoded and compared in blocks of at most so many, which begin at multiples of their length.
-BLOCK = 1024
-#: An input has at most about so many digests, of 16 bytes, until its blocks are of ``BLOCK`` elements.
-MAX_DIGESTS = 4096
 #: A column of a list is shorter where it would be larger than this: some kinds travel whole.
 MAX_COLUMN_NBYTES = 16 * 1024
 #: So many elements are read of an iterator.
@@ -123,110 +113,6 @@ def _blocks_of(header: Packed, columns: Piece, start: int, stop: int, decode: De
     return [values[low - first : high - first] for low, high in itertools.pairwise(bounds[start : stop + 1])]
 
 
-class ElementInput(ABC):
-    """One input of an array, with an element for each of its indices.
-
-    Attributes:
-        name: for messages.
-    """
-
-    def __init__(self, count: int, name: str) -> None:
-        self._count = count
-        self.name = name
-
-    def __len__(self) -> int:
-        return self._count
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> Any:
-        """Return one element, as it is now."""
-
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes of memory that the encoded elements take."""
-
-    @abstractmethod
-    def encode(self) -> None:
-        """Take the elements as they are now; a second call does nothing.
-
-        Raises:
-            DAGError: naming each element that cannot be pickled, by index.
-        """
-
-    #: The ids of the arrays whose elements it takes.
-    array_ids: Sequence[Hashable] = ()
-
-    @abstractmethod
-    def types(self) -> set[type]:
-        """Return the exact types of the elements."""
-
-    @abstractmethod
-    def piece(self, start: int, stop: int) -> Piece:
-        """Return what a rank needs for the elements of ``range(start, stop)``; they have been encoded."""
-
-    def piece_of(self, start: int, stop: int, values: Callable[[Hashable], ArrayValues]) -> Piece:
-        """As :meth:`piece`, also where elements are values of arrays.
-
-        Args:
-            values: returns those of an array, by its id; the elements that are asked for have some.
-        """
-        return self.piece(start, stop)
-
-    def links(self, number_of: Mapping[Hashable, int]) -> list[Link]:
-        """Return which elements of arrays its elements take.
-
-        Args:
-            number_of: the numbers of arrays, by id.
-        """
-        return []
-
-    def close(self, taken: int) -> None:  # noqa: B027 - few inputs have to know
-        """The arrays whose elements it takes have ``taken`` elements each, which was not known before the run."""
-
-    def digests(self, digest_object: DigestObject | None = None) -> Digests:
-        """Return what says in a later launch which elements are the same, of plain built-ins.
-
-        Args:
-            digest_object: for blocks with objects of classes that are neither the standard library's nor numpy's.
-        """
-        length = _length_of_blocks(self._count)
-        starts = range(0, self._count, length)
-        blocks = (self._digest(start, min(start + length, self._count), digest_object) for start in starts)
-        return "blocks", self._count, b"".join(blocks), length
-
-    def digest_of(self, indices: range, digest_object: DigestObject | None = None) -> bytes:
-        """Return the digest of some elements in their order, zeros if one has none; they have been encoded."""
-        if not indices:
-            return hashed([])
-        if indices.step == 1:
-            return self._digest(indices.start, indices.stop, digest_object)
-        pieces = [self.piece(index, index + 1) for index in indices]
-        return digest_of(itertools.chain.from_iterable(pieces), digest_object)
-
-    def same_prefix(self, earlier: Digests, digest_object: DigestObject | None = None) -> IntervalSet:
-        """Return the indices whose elements are certainly those of an earlier launch.
-
-        Args:
-            earlier: what :meth:`digests` returned in that launch.
-            digest_object: as it was given there.
-        """
-        same = IntervalSet()
-        if earlier[0] != "blocks" or len(earlier) != 4:  # a journal of before had blocks of another length
-            return same
-        _, count, blocks, length = earlier
-        for number, start in enumerate(range(0, min(count, self._count), length)):
-            stop = min(start + length, count)
-            before = blocks[number * DIGEST_NBYTES : (number + 1) * DIGEST_NBYTES]
-            if stop <= self._count and before != NO_DIGEST and before == self._digest(start, stop, digest_object):
-                same.add(start, stop)
-        return same
-
-    def _digest(self, start: int, stop: int, digest_object: DigestObject | None) -> bytes:
-        """Return the digest of the elements of a block, or of its first ones."""
-        return digest_of(self.piece(start, stop), digest_object)
-
-
 class RangeInput(ElementInput):
     """The integers of a range."""
 
@@ -253,6 +139,9 @@ class RangeInput(ElementInput):
     def digests(self, digest_object: DigestObject | None = None) -> Digests:
         return "range", self._count, self._values.start, self._values.step
 
+    def value_digests(self, digest_object: DigestObject | None = None) -> Digests:
+        return value_digests_of(self._values)
+
     def same_prefix(self, earlier: Digests, digest_object: DigestObject | None = None) -> IntervalSet:
         if earlier[0] != "range":
             return super().same_prefix(earlier, digest_object)
@@ -261,7 +150,7 @@ class RangeInput(ElementInput):
         return IntervalSet([(0, common if step == self._values.step else min(common, 1))])
 
     def _digest(self, start: int, stop: int, digest_object: DigestObject | None) -> bytes:
-        return digest_of((pack([*self._values[start:stop]]),), digest_object)  # as a list of them has
+        return digest_of_integers(self._values[start:stop])
 
 
 class MemoryInput(ElementInput):
@@ -392,11 +281,6 @@ class ListInput(ElementInput):
     def _problems(self, start: int, error: ColumnError) -> Iterator[str]:
         for position, each in error.errors.items():
             yield f"element {start + position:,} of {self.name} cannot be sent to a rank: {reason_of(each)}"
-
-
-def _length_of_blocks(count: int) -> int:
-    """Return how many of ``count`` elements share a digest: a power of two."""
-    return min(BLOCK, 1 << (max(count - 1, 0) // MAX_DIGESTS).bit_length())
 
 
 def next_length(packed: Packed) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from handoff_mpi.arrays.columns import BLOCKS, Packed
 from handoff_mpi.arrays.digests import DigestObject
-from handoff_mpi.arrays.inputs import Digests, ElementInput, Piece
+from handoff_mpi.arrays.element_input import Digests, ElementInput, Piece
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.links import UNKNOWN_COUNT, Link
 from handoff_mpi.arrays.trees import Tree
@@ -190,6 +190,9 @@ class FoldedInput(ElementInput):
 
     def digests(self, digest_object: DigestObject | None = None) -> Digests:
         return "fold", len(self.input), self.tree.fan_in, self.input.digests(digest_object)
+
+    def value_digests(self, digest_object: DigestObject | None = None) -> Digests:
+        return "fold", len(self.input), self.tree.fan_in, self.input.value_digests(digest_object)
 
     def same_prefix(self, earlier: Digests, digest_object: DigestObject | None = None) -> IntervalSet:
         """Return the blocks of the same values; of what another block became, nothing is known here."""

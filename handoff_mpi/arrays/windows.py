@@ -13,7 +13,8 @@ from typing import Any
 
 from handoff_mpi.arrays.columns import NUMBERS, ColumnError, Packed, count_of, cut, nbytes_of, pack
 from handoff_mpi.arrays.digests import NO_DIGEST, DigestObject, digest_of, hashed
-from handoff_mpi.arrays.inputs import BLOCK, Digests, ElementInput, Piece, next_length
+from handoff_mpi.arrays.element_input import BLOCK, Digests, ElementInput, Piece
+from handoff_mpi.arrays.inputs import next_length
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 
 #: Columns of the inputs of an array, one each, of the same elements.

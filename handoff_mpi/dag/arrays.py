@@ -14,7 +14,8 @@ from dataclasses import dataclass, fields
 from numbers import Number
 from typing import Any, Generic, TypeVar
 
-from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
+from handoff_mpi.arrays.element_input import ElementInput
+from handoff_mpi.arrays.inputs import freeze_elements
 from handoff_mpi.arrays.linked_inputs import LinkedInput
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.arrays.inputs import ElementInput
+from handoff_mpi.arrays.element_input import ElementInput
 from handoff_mpi.arrays.linked_inputs import BlocksInput, FoldedInput, LinkedInput
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.binding import find_binding_problem

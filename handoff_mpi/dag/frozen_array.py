@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from handoff_mpi.arrays.inputs import ElementInput
+from handoff_mpi.arrays.element_input import ElementInput
 from handoff_mpi.arrays.linked_inputs import tree_of
 from handoff_mpi.arrays.links import Link
 from handoff_mpi.arrays.trees import Tree

@@ -11,7 +11,9 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.arrays.digests import NO_DIGEST, DigestObject, hashed
-from handoff_mpi.arrays.inputs import ElementInput, ListInput, Piece
+from handoff_mpi.arrays.element_input import ElementInput, Piece
+from handoff_mpi.arrays.inputs import ListInput
+from handoff_mpi.arrays.intervals import Interval
 from handoff_mpi.dag.function import INLINE, REFERENCES, Argument, Function, input_id
 from handoff_mpi.dag.handle import AS_ARGUMENT, UnresolvedHandle
 from handoff_mpi.errors import DAGError
@@ -58,6 +60,14 @@ class HandleInput(ElementInput):
 
     def _digest(self, start: int, stop: int, digest_object: DigestObject | None) -> bytes:
         return self.digest_of(range(start, stop), digest_object)
+
+    def _before_the_run(self, start: int, stop: int) -> Iterator[Interval]:
+        for index in self._indices[bisect_left(self._indices, start) : bisect_left(self._indices, stop)]:
+            if start < index:
+                yield start, index
+            start = index + 1
+        if start < stop:
+            yield start, stop
 
     def _with_marks(self, indices: range, digest: bytes) -> bytes:
         """Return the digest of some elements: of the marks of those that are handles, and of all others together."""

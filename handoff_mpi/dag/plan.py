@@ -15,7 +15,7 @@ from itertools import compress
 from types import GeneratorType
 from typing import Any
 
-from handoff_mpi.arrays.inputs import ElementInput
+from handoff_mpi.arrays.element_input import ElementInput
 from handoff_mpi.by_value import one_state
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.call_template import VALUES, CallTemplate, PlainTemplates

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.arrays.columns import Packed
 from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST
+from handoff_mpi.arrays.element_input import ElementInput, blocks_of_range, range_of
 from handoff_mpi.arrays.filed_columns import FiledColumn
-from handoff_mpi.arrays.inputs import ElementInput
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.arrays.values import ArrayValues
@@ -103,10 +103,13 @@ class ArrayLaunch:
                 inner = inner[-1]
             if inner[0] != "blocks" or own == other:  # no other elements are values of functions
                 continue
-            length = own[3] if own[0] == other[0] == "blocks" and own[3:] == other[3:] else 0
+            is_alike = own[0] == other[0] == "blocks" and own[3:] == other[3:]
+            is_range = own[0] == "blocks" and other[0] == "range" and len(own) == 4
+            length = own[3] if is_alike or is_range else 0
+            blocks = blocks_of_range(range_of(other)[: self.count], length) if is_range else other[2]
             for number, start in enumerate(range(0, self.count, length or max(1, self.count))):
                 place = slice(number * DIGEST_NBYTES, (number + 1) * DIGEST_NBYTES)
-                if not length or own[2][place] != other[2][place] or own[2][place] == NO_DIGEST:
+                if not length or own[2][place] != blocks[place] or own[2][place] == NO_DIGEST:
                     found.add(start, min(start + (length or self.count), self.count))
         return found
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
+from handoff_mpi.arrays.element_input import ElementInput
+from handoff_mpi.arrays.inputs import freeze_elements
 from handoff_mpi.arrays.linked_inputs import BlocksInput, FoldedInput, LinkedInput
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput

@@ -20,7 +20,8 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from handoff_mpi.arrays.columns import IMMUTABLE, pack, snapshot
-from handoff_mpi.arrays.inputs import Piece, values_of
+from handoff_mpi.arrays.element_input import Piece
+from handoff_mpi.arrays.inputs import values_of
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import end_if_forked
 from handoff_mpi.coroutines import COROUTINE_TYPES, result_of

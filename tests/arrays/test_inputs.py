@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_mpi.arrays import inputs
-from handoff_mpi.arrays.inputs import BLOCK, MAX_COLUMN_NBYTES, MAX_DIGESTS, freeze_elements, values_of
+from handoff_mpi.arrays.element_input import BLOCK, MAX_DIGESTS
+from handoff_mpi.arrays.inputs import MAX_COLUMN_NBYTES, freeze_elements, values_of
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.errors import DAGError
 from handoff_mpi.serialization import decode_private
@@ -128,9 +129,34 @@ def test_the_same_numbers_are_the_same_in_a_list_a_tuple_and_an_iterator():
     digests = frozen([*range(3000)]).digests()
     for other in (tuple(range(3000)), iter(range(3000)), array("q", range(3000)), range(3000)):
         assert [*frozen(other).same_prefix(digests)] == [(0, 3000)]
-    assert not frozen([*range(3000)]).same_prefix(frozen(range(3000)).digests())
-    assert not frozen([*map(float, range(3000))]).same_prefix(digests)
-    assert not frozen(np.arange(3000)).same_prefix(digests)
+    for others in ([*map(float, range(3000))], np.arange(3000)):
+        for before in (digests, frozen(range(3000)).digests()):
+            assert not frozen(others).same_prefix(before)
+
+
+@pytest.mark.parametrize("of", [range(3000), range(7, 15000, 3), range(9, -9000, -1), range(0)], ids=str)
+@pytest.mark.parametrize("make", [list, tuple, lambda of: array("q", of)], ids=["list", "tuple", "array"])
+def test_a_range_and_its_integers_are_the_same_in_both_directions(make, of):
+    common = [(0, len(of))] if of else []
+    digests = pickle.loads(pickle.dumps(frozen(of).digests()))
+    assert [*frozen(make(of)).same_prefix(digests)] == [*frozen(of).same_prefix(frozen(make(of)).digests())] == common
+    assert frozen(make(of)).value_digests() == frozen(of).value_digests()
+    if of:
+        longer = range(of.start, of.stop + 50 * of.step, of.step)
+        assert [*frozen(make(of)).same_prefix(frozen(longer).digests())] == common
+        assert [*frozen(make(longer)).same_prefix(digests)] == common
+        assert frozen(make(longer)).value_digests() != frozen(of).value_digests()
+
+
+def test_integers_beside_others_are_those_of_a_range_one_by_one():
+    digests = frozen(range(4)).digests()
+    for other, same in (([0, 1, 5, 3], [(0, 2), (3, 4)]), ([False, 1, 2.0, 3], [(1, 2), (3, 4)]), (["0"], [])):
+        assert [*frozen(other).same_prefix(digests)] == same
+    alike = [[], [3], [3, 5], [3, 5, 7], [3, 3], [3, 5, 8], [3, True], [3.0, 5], [True], [0, 1, 3, 3, 4]]
+    forms = [frozen(each).value_digests() for each in alike]
+    assert [each[0] for each in forms] == ["range"] * 4 + ["blocks"] * 6
+    assert len(set(forms)) == len(forms)
+    assert forms[:2] == [frozen(range(5, 5, 2)).value_digests(), frozen(range(3, 9, 9)).value_digests()]
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (MAX_DIGESTS, 1), (MAX_DIGESTS + 1, 2), (10**7, BLOCK)])

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from handoff_mpi.arrays.columns import ColumnError, nbytes_of
 from handoff_mpi.arrays.digests import NO_DIGEST
-from handoff_mpi.arrays.inputs import BLOCK, MAX_COLUMN_NBYTES, values_of
+from handoff_mpi.arrays.element_input import BLOCK
+from handoff_mpi.arrays.inputs import MAX_COLUMN_NBYTES, values_of
 from handoff_mpi.arrays.windows import ElementWindow, WindowedInput, block_length
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from handoff_mpi import DAG, Argument, ArrayHandle, DAGError, Function, Handle, execute_local
+from handoff_mpi.arrays.inputs import freeze_elements
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.dag.handle_elements import HandleInput
@@ -125,6 +127,53 @@ def test_an_element_without_a_fingerprint_is_never_the_same():
     elements.marks[0] = None
     assert elements.digest_of(range(1)) == bytes(16)
     assert elements.digest_of(range(1, 2)) != bytes(16)
+
+
+@pytest.mark.parametrize(("count", "block"), [(10, 1), (5000, 2)])
+def test_values_beside_handles_are_those_of_a_range_where_that_can_be_known(count, block):
+    """A block of an earlier launch with a handle in it has one digest: what else it had is not known."""
+    values, given = [*range(count)], range(count)
+    values[3], values[8] = H, G
+    mixed, plain = digests_of(values)[2][0], freeze_elements(given, "argument 1")
+    others = IntervalSet([(0, 3), (4, 8), (9, count)])
+    assert mixed.same_prefix(plain.digests()) == others
+    earlier = mixed.digests()
+    assert earlier[3] == block
+    for index in (3, 8):
+        others.discard(index // block * block, index // block * block + block)
+    assert plain.same_prefix(earlier) == others
+    assert mixed.value_digests() != plain.value_digests()
+    values[4], values[-1] = True, 0
+    changed = digests_of(values)[2][0].same_prefix(plain.digests())
+    assert not changed.within(4, 5) and not changed.within(count - 1, count)
+
+
+def test_elements_run_again_alone_that_are_handles_now_or_were(tmp_path):
+    calls = tmp_path / "calls"
+
+    def noted(x):
+        with calls.open("a") as file:
+            file.write(str(x))
+        return 10 * x
+
+    def run(*changed, of=range(5), place="run"):
+        dag = DAG("d")
+        one = dag.add_function(Function("one", (), abs, [1]))
+        elements = [one if each in changed else each for each in of] if changed else of
+        xs = dag.map(noted, elements, id="xs")
+        dag.add_function(Function("total", [xs], lambda xs: noted(sum(xs) // 10)))
+        results = execute_local(dag, run_dir=tmp_path / place)
+        called = calls.read_text() if calls.exists() else ""
+        calls.unlink(missing_ok=True)
+        return [*results["xs"]], results["total"], called
+
+    plain = [0, 10, 20, 30, 40], 100
+    assert run() == (*plain, "0123410")
+    assert run(of=[*range(5)]) == run(of=(*range(5),)) == (*plain, "")
+    assert run(3) == ([0, 10, 20, 10, 40], 80, "18")
+    assert run() == (*plain, ""), "the first launch had these values"
+    assert run(3, place="other") == ([0, 10, 20, 10, 40], 80, "012418")
+    assert run(place="other") == (*plain, "310")
 
 
 @pytest.mark.parametrize("taken", [slice(0, 4, 2), slice(2, None, -1), slice(None, None, -2), slice(1, 4)], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from handoff_mpi.arrays.columns import pack
+from handoff_mpi.arrays.inputs import freeze_elements
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.results.array_history import ArrayLaunch, suspects_of, take_over, values_of_last
@@ -77,3 +78,15 @@ def test_a_column_is_looked_up_once_however_many_blocks_were_taken_over():
 
     assert values_of_last(launches, find)[49] == 49
     assert len(found) == 50
+
+
+def test_elements_that_were_values_of_functions_are_unlike_those_of_a_range():
+    def digests(elements):
+        found = freeze_elements(elements, "argument")
+        found.encode()
+        return found.digests()
+
+    before = ArrayLaunch(1, 5, [digests([0, "of a function", 2, 3, 4])])
+    assert before.unlike([digests(range(5))]) == before.unlike([digests([0, 1, 2, 3, 4])]) == IntervalSet([(1, 2)])
+    assert before.unlike([digests(range(3))]) == IntervalSet([(1, 2), (3, 5)])
+    assert ArrayLaunch(1, 5, [digests(range(5))]).unlike([before.digests[0]]) == IntervalSet(), "none was one"

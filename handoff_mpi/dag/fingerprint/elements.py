@@ -14,7 +14,8 @@ MAX_VISITED = 100_000
 class ObjectDigests:
     """Gives objects digests as fingerprints have them: by value, with the code of their classes.
 
-    It is what :meth:`~handoff_mpi.arrays.inputs.ElementInput.digests` and ``same_prefix`` take as ``digest_object``.
+    It is what ``digests`` and ``same_prefix`` of :class:`~handoff_mpi.arrays.element_input.ElementInput` take as
+    ``digest_object``.
     """
 
     def __init__(self) -> None:

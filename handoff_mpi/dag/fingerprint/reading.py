@@ -11,7 +11,7 @@ from operator import and_, itemgetter
 from typing import Any, TypeAlias
 
 from handoff_mpi.arrays.digests import NO_DIGEST, has_all
-from handoff_mpi.arrays.inputs import ElementInput
+from handoff_mpi.arrays.element_input import ElementInput
 from handoff_mpi.arrays.linked_inputs import LinkedInput
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.call_template import Placeholder
@@ -152,7 +152,7 @@ class _Reading:
             return self.fingerprint
         if self._of_value is None:
             digest_object = ObjectDigests()
-            digests = [each.digests(digest_object) for each in self.elements]
+            digests = [each.value_digests(digest_object) for each in self.elements]
             of_linked = [each.of_value for each in self.linked]
             if all(map(has_all, digests)) and None not in of_linked:
                 self._of_value = hashed(

@@ -11,6 +11,8 @@ RANGE           start and step
 MARSHALLED      marshalled immutable built-ins, and how many of them lie before the first value of this column
 PICKLES         one pickle a value
 BLOCKS          runs (number of blocks, values in each): the head of columns in which the values of blocks lie
+TAKEN           a lease and a position: its values from there on, which do not exist yet; see :func:`filled`
+HELD            the list of the values, which are immutable: it never leaves its process
 ==============  ======================================================================================================
 
 Code in C packs and unpacks all of them but the last one, which takes a step a value: each is a fresh object when it is
@@ -24,7 +26,7 @@ import marshal
 import math
 import struct
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -43,6 +45,9 @@ Decode: TypeAlias = "Callable[[Payload], Any]"
 NONES, NUMBERS, ARRAYS = "nones", "numbers", "arrays"
 RANGE, MARSHALLED, PICKLES = "range", "marshalled", "pickles"
 BLOCKS = "blocks"
+TAKEN, HELD = "taken", "held"
+#: The kinds of columns whose values can never change.
+IMMUTABLE_KINDS = frozenset({NONES, NUMBERS, MARSHALLED})
 
 #: Built-in types whose objects never change.
 IMMUTABLE: frozenset[type] = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -167,6 +172,32 @@ def packed_memory(items: array[Any]) -> Packed:
 def packed_rows(rows: numpy.ndarray[Any, Any]) -> Packed:
     """Return a column of the values that iterating over ``rows`` gives; its dtype has a text."""
     return ARRAYS, len(rows), dtype_text(rows.dtype), rows.shape[1:] if rows.ndim > 1 else None, rows.tobytes()
+
+
+def held(values: list[Any]) -> Packed:
+    """Return a column of the very objects, which cannot change, for this process alone."""
+    return HELD, len(values), values
+
+
+def lease_to_take_from(piece: Sequence[Packed]) -> int:
+    """Return the lease whose values columns of ``piece`` stand for; -1 if there is none."""
+    return piece[-1][2] if piece and piece[-1][0] == TAKEN else -1
+
+
+def filled(piece: tuple[Packed, ...], columns: Sequence[Packed]) -> tuple[Packed, ...]:
+    """Return ``piece`` with the values that its columns stand for; those of the lease lie in ``columns``."""
+    found: list[Packed] = []
+    for packed in piece:
+        if packed[0] != TAKEN:
+            found.append(packed)
+            continue
+        _, count, _, first = packed
+        for column in columns:
+            low, high = max(first, 0), min(first + count, column[1])
+            if low < high:
+                found.append(cut(column, low, high))
+            first -= column[1]
+    return tuple(found)
 
 
 def unpack(packed: Packed, decode: Decode = decode_input) -> list[Any]:
@@ -338,6 +369,7 @@ _UNPACK: dict[str, Callable[[Packed, Decode], list[Any]]] = {
     RANGE: lambda packed, decode: [*range(packed[2], packed[2] + packed[1] * packed[3], packed[3])],
     MARSHALLED: _unpack_marshalled,
     PICKLES: _unpack_pickles,
+    HELD: lambda packed, decode: [*packed[2]],
 }
 _CUT: dict[str, Callable[[Packed, int, int], Packed]] = {
     NONES: lambda packed, start, stop: (NONES, stop - start),
@@ -346,4 +378,5 @@ _CUT: dict[str, Callable[[Packed, int, int], Packed]] = {
     RANGE: lambda packed, start, stop: (RANGE, stop - start, packed[2] + start * packed[3], packed[3]),
     MARSHALLED: lambda packed, start, stop: (MARSHALLED, stop - start, packed[2], packed[3] + start),
     PICKLES: lambda packed, start, stop: (PICKLES, stop - start, packed[2][start:stop]),
+    HELD: lambda packed, start, stop: (HELD, stop - start, packed[2][start:stop]),
 }

@@ -19,7 +19,7 @@ from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.links import Link
 
 if TYPE_CHECKING:
-    from handoff_mpi.arrays.values import ArrayValues
+    from handoff_mpi.arrays.values import SentColumns
 
 #: What a lease carries of one input: the columns that the elements of one interval lie in, in order.
 Piece: TypeAlias = "tuple[Packed, ...]"
@@ -74,7 +74,7 @@ class ElementInput(ABC):
     def piece(self, start: int, stop: int) -> Piece:
         """Return what a rank needs for the elements of ``range(start, stop)``; they have been encoded."""
 
-    def piece_of(self, start: int, stop: int, values: Callable[[Hashable], ArrayValues]) -> Piece:
+    def piece_of(self, start: int, stop: int, values: Callable[[Hashable], SentColumns]) -> Piece:
         """As :meth:`piece`, also where elements are values of arrays.
 
         Args:

@@ -15,9 +15,9 @@ from handoff_mpi.arrays.element_input import Digests, ElementInput, Piece
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.links import UNKNOWN_COUNT, Link
 from handoff_mpi.arrays.trees import Tree
-from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.arrays.values import SentColumns
 
-_ValuesOf = Callable[[Hashable], ArrayValues]
+_ValuesOf = Callable[[Hashable], SentColumns]
 
 
 class _TakenInput(ElementInput):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from handoff_mpi.arrays.columns import NONES, Packed, cut, select, to_numpy, unpack
+from handoff_mpi.arrays.columns import NONES, TAKEN, Packed, cut, select, to_numpy, unpack
 from handoff_mpi.arrays.filed_columns import (
     FILED,
     ColumnSource,
@@ -281,6 +281,31 @@ class ArrayValues:
             inside = indices[_position(indices, segment.start) : _position(indices, segment.stop)]
             if inside:
                 yield segment, inside
+
+
+class SentColumns(Protocol):
+    """The values of an array that may be sent: :class:`ArrayValues`, or :class:`ValuesToCome`."""
+
+    def columns(self, indices: range) -> list[Packed]:
+        """Return columns of the values of ``indices``, in their order; each of these elements has one, or will."""
+        ...
+
+
+class ValuesToCome:
+    """The values of a lease that has not run yet, in the place of those of its array.
+
+    Args:
+        lease: its number.
+        first: its first element; it has one interval.
+    """
+
+    def __init__(self, lease: int, first: int) -> None:
+        self._lease = lease
+        self._first = first
+
+    def columns(self, indices: range) -> list[Packed]:
+        """Return the columns that stand for the values of ``indices``, each one more than the one before."""
+        return [(TAKEN, len(indices), self._lease, indices.start - self._first)]
 
 
 def _with_parts(count: int, starts: Sequence[int], parts: Sequence[Packed]) -> ArrayValues:

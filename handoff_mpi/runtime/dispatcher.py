@@ -9,7 +9,7 @@ from handoff_mpi import messages
 from handoff_mpi.arrays.columns import Packed
 from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.arrays.gathering import element_payload, list_payload, pairs_payload, slice_payload
-from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.arrays.values import ArrayValues, SentColumns, ValuesToCome
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.errors import ValueUnavailable
@@ -135,7 +135,12 @@ class Dispatcher:
         """Return the share of an array that a lease computes."""
         inputs = self._plan.arrays[lease.array].elements
         intervals = tuple(lease.intervals.intervals())
-        of = self._values_of
+
+        def of(id: Hashable) -> SentColumns:
+            if lease.follows >= 0:
+                return ValuesToCome(lease.follows, self._scheduler.arrays.leases[lease.follows].first)
+            return self.array_values[self._plan.number_of[id]]
+
         pieces: tuple[tuple[Any, ...], ...]
         pieces = tuple([tuple([each.piece_of(*interval, of) for each in inputs]) for interval in intervals])
         handles = self._plan.arrays[lease.array].handles
@@ -144,9 +149,6 @@ class Dispatcher:
             values = {position: sources.index((source, None)) for position, source in handles[lease.first]}
             pieces = (tuple([values.get(position, piece) for position, piece in enumerate(pieces[0])]),)
         return intervals, pieces, lease.incidents
-
-    def _values_of(self, id: Hashable) -> ArrayValues:
-        return self.array_values[self._plan.number_of[id]]
 
     def _source(self, rank: int, number: int, codec: object) -> Any:
         scheduler = self._scheduler

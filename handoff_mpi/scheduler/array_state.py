@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
@@ -26,6 +27,31 @@ LEASE_INTERVAL_S = 100e-6
 MIN_LEASE_S = 0.0001
 #: The weight of a new lease in the moving mean of the seconds of an element.
 _WEIGHT = 0.2
+
+
+class Followers(NamedTuple):
+    """The arrays of which leases follow one of another array.
+
+    Attributes:
+        arrays: their numbers, each one behind that whose elements it takes.
+        element_s: seconds that they take together for each element of the first lease.
+        chunk: that lease may have so many elements at most; None sets no limit.
+        block: it should end at a multiple of so many, which are folded.
+    """
+
+    arrays: tuple[int, ...] = ()
+    element_s: float = 0.0
+    chunk: int | None = None
+    block: int = 1
+
+    def with_another(self, number: int, array: Array, block: int) -> Followers:
+        """Return these, and another one, of which an element takes ``block`` elements of the one before."""
+        chunks = [each for each in (self.chunk, block * (array.spec.chunk or 0)) if each]
+        element_s = self.element_s + (array.element_s or 0.0) / block
+        return Followers((*self.arrays, number), element_s, min(chunks, default=None), max(self.block, block))
+
+
+NO_FOLLOWERS = Followers()
 
 
 @dataclass(slots=True)
@@ -155,8 +181,12 @@ class Array:
         mean = seconds / count
         self.element_s = mean if self.element_s is None else self.element_s + _WEIGHT * (mean - self.element_s)
 
-    def lease_count(self, slots: int) -> int:
+    def lease_count(self, slots: int, followers: Followers = NO_FOLLOWERS) -> int:
         """Return how many elements the next lease has, while ``slots`` compute the array.
+
+        Args:
+            slots: how many do.
+            followers: what is computed with them.
 
         The first one has a single element, whose duration nobody knows. Later ones take some time, which grows with the
         slots, as rank 0 handles the leases of all of them. But none takes more than half of an even share of what is
@@ -166,19 +196,24 @@ class Array:
         """
         if self.element_s is None:
             return 1
-        element_s = max(self.element_s, 1e-9)
-        lease_s, left = LEASE_S, len(self.todo) + len(self.awaited)
+        element_s = max(self.element_s + followers.element_s, 1e-9)
+        leases = 1 + len(followers.arrays)
+        lease_s, left = leases * LEASE_S, len(self.todo) + len(self.awaited)
         if self.is_open:  # more come while these are computed
             left = max(left, self.spec.window or 0)
         share = -(-left // max(1, slots))
         if not (self.is_open or (self.awaited and self.spec.is_fold)):  # else others wait for these
-            lease_s = max(lease_s, min(_MAX_LONG_LEASE_S, share * element_s / _LEASES_LEFT))
+            lease_s = max(lease_s, leases * min(_MAX_LONG_LEASE_S, share * element_s / _LEASES_LEFT))
         lease_s = max(lease_s, slots * LEASE_INTERVAL_S)
         if self.is_open or share * element_s > lease_s:
             share = -(-share // 2)
         count = max(min(int(lease_s / element_s), share), int(MIN_LEASE_S / element_s))
         count = max(count, self.spec.min_count)
-        return count if self.spec.chunk is None else min(count, self.spec.chunk)
+        count = min(count, self.spec.chunk or count, followers.chunk or count)
+        if count > followers.block > 1:
+            first, _ = next(iter(self.todo))
+            count -= (first + count) % followers.block
+        return count
 
 
 @dataclass(slots=True)
@@ -192,6 +227,7 @@ class Lease:
         failure: the rank where their last attempt failed, and why; None if none has, or if they were lost otherwise.
         messages: those of its elements that failed together when it was dispatched last.
         has_ended: whether its number may be used again, after this turn.
+        follows: the number of the lease that it was sent with, whose values its elements take; -1 if there is none.
     """
 
     array: int
@@ -200,6 +236,7 @@ class Lease:
     failure: tuple[int, ErrorReport] | None = None
     messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
     has_ended: bool = False
+    follows: int = -1
 
     @property
     def reason(self) -> str:

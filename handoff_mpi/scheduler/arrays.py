@@ -17,7 +17,7 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.array_failures import group_failures, why_failed
-from handoff_mpi.scheduler.array_state import Array
+from handoff_mpi.scheduler.array_state import NO_FOLLOWERS, Array, Followers
 from handoff_mpi.scheduler.events import ElementsPulled, Restored
 from handoff_mpi.scheduler.growing import GrowingArrays, elements_to_await
 from handoff_mpi.scheduler.lease_table import LeaseTable
@@ -139,18 +139,19 @@ class Arrays(LeaseTable):
 
     # -- leases ----------------------------------------------------------------------------------------
 
-    def lease(self, number: int, slots: int) -> int:
+    def lease(self, number: int, slots: int, followers: Followers = NO_FOLLOWERS) -> int:
         """Lease elements of an array that was taken from its queue; return the number of the lease, which is READY.
 
         Args:
             number: the array's.
             slots: how many slots compute it.
+            followers: what is computed with them.
         """
         array = self.of[number]
         array.slots = slots
         suspects = array.take_suspects()
         lease = self._tasks.add_lease(array.lease_spec, array.free)
-        self._begin(number, lease, suspects or array.todo.take(array.lease_count(slots)))
+        self._begin(number, lease, suspects or array.todo.take(array.lease_count(slots, followers)))
         if suspects:
             self._suspects.add(lease)
         self._ready.pass_on_offer(number, lease)

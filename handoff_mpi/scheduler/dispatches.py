@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from handoff_mpi.allocation import Claim
 from handoff_mpi.scheduler.arrays import Arrays
+from handoff_mpi.scheduler.chained_leases import ChainedLeases
 from handoff_mpi.scheduler.events import Dispatch
 from handoff_mpi.scheduler.lifecycle import Cause
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -17,7 +18,8 @@ class Dispatches:
 
     Args:
         tasks, ready, slots: the scheduler's tables.
-        arrays: makes leases of arrays, which are sent in their places.
+        arrays: the arrays, and their leases.
+        chained_leases: makes leases, which are sent in the places of arrays.
 
     Attributes:
         fed: the slots that got tasks in this turn, or lost one and still have others.
@@ -25,7 +27,9 @@ class Dispatches:
         logs_claims: whether claims and their release go into the log.
     """
 
-    def __init__(self, tasks: TaskTable, ready: ReadyTasks, slots: SlotTable, arrays: Arrays) -> None:
+    def __init__(
+        self, tasks: TaskTable, ready: ReadyTasks, slots: SlotTable, arrays: Arrays, chained_leases: ChainedLeases
+    ) -> None:
         self.fed: dict[Slot, None] = {}
         self.has_bound = False
         self.logs_claims = False
@@ -34,13 +38,15 @@ class Dispatches:
         self._leaders = ready.groups.leaders
         self._slots = slots
         self._arrays = arrays
+        self._chained_leases = chained_leases
         self._of_arrays = arrays.of
         self._commands: list[Dispatch] = []
 
     def send(self, slot: Slot, tasks: list[int], claim: Claim | None, now: float, cause: Cause = Cause.PLACED) -> None:
         """Send ``tasks`` to ``slot``; ``claim`` is given when the slot starts on a new one."""
         if self._of_arrays:
-            tasks = [self._lease(slot, task) if task in self._of_arrays else task for task in tasks]
+            lease, arrays = self._chained_leases.lease, self._of_arrays
+            tasks = [each for task in tasks for each in (lease(task, slot) if task in arrays else (task,))]
         attempts, move, rank = self._tasks.attempts, self._tasks.move, slot.rank
         self._slots.send_off(slot, tasks, now)
         sent = []
@@ -54,9 +60,6 @@ class Dispatches:
         if self._leaders:
             for task in tasks:
                 self.has_bound |= self._ready.bind(task, rank)
-
-    def _lease(self, slot: Slot, array: int) -> int:
-        return self._arrays.lease(array, 1 if slot.queue is None else slot.queue.slots)
 
     def _note_leases(self, tasks: list[int], now: float) -> None:
         for task in tasks:

@@ -67,6 +67,7 @@ class LeaseEnds:
             duration: of the lease, in seconds.
         """
         self._arrays.landed(lease)
+        self._arrays.leases[lease].follows = -1  # it has begun: what it takes is at rank 0
         if status != OK:
             self._broke_off(lease, rank, status, ErrorReport(*value), duration, now)
             return
@@ -110,8 +111,9 @@ class LeaseEnds:
         self.end_if_dropped(lease)
 
     def end_if_dropped(self, lease: int) -> None:
-        """End a lease that came back from a rank, if its array begins nothing more."""
-        if self._arrays.is_dropped(lease) and self._tasks.state[lease] in (READY, WAITING):
+        """End a lease that came back from a rank, if its array begins nothing more, or nothing is left of it."""
+        is_over = self._arrays.is_dropped(lease) or not self._arrays.has_work(lease)
+        if is_over and self._tasks.state[lease] in (READY, WAITING):
             self._arrays.end_waiting([lease])
 
     def settle(self) -> None:

@@ -44,6 +44,15 @@ class LeaseTable:
         self.of[number].leases.add(lease)
         self.leases[lease] = Lease(number, IntervalSet(intervals))
 
+    def follow(self, leader: int, number: int, start: int, stop: int) -> int:
+        """Return a new lease of elements of array ``number``, which take the values of those of lease ``leader``."""
+        array = self.of[number]
+        lease = self._tasks.add_lease(array.lease_spec, array.free)
+        self._begin(number, lease, [(start, stop)])
+        self.leases[lease].follows = leader
+        self._tasks.attempts[number] = 1
+        return lease
+
     def sent(self, number: int, now: float) -> None:
         """A lease was sent to a rank."""
         self.of[self.leases[number].array].in_flight[number] = now
@@ -61,6 +70,11 @@ class LeaseTable:
         """Whether a number that is in flight stands for anything whose end is not known: a lease may have no more."""
         lease = self.leases.get(number)
         return lease is None or bool(lease.intervals)
+
+    def is_follower(self, number: int) -> bool:
+        """Whether a number is that of a lease which follows another one, and has not ended."""
+        lease = self.leases.get(number)
+        return lease is not None and lease.follows >= 0
 
     def is_dropped(self, lease: int) -> bool:
         """Whether a number is that of a lease whose array begins nothing more."""

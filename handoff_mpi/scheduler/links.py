@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.links import OWN, Link
 from handoff_mpi.dag.task_spec import ArraySpec
+from handoff_mpi.scheduler.array_state import Lease
 from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING
 from handoff_mpi.scheduler.tasks import TaskTable
 
@@ -53,14 +54,26 @@ class AwaitedElements:
         """Elements of the source of link ``number`` will have no values: take out and return those that take any."""
         return self._take_out(self.elements.within(*self.links[number].touched(start, stop)))
 
+    def take(self, start: int, stop: int) -> bool:
+        """Take out ``range(start, stop)``, which need not wait; return False, and leave them, if not all of them do."""
+        if self.elements.within(start, stop) != [(start, stop)]:
+            return False
+        self.elements.discard(start, stop)
+        return True
+
+    def put_back(self, intervals: Sequence[Interval]) -> list[Interval]:
+        """Put in elements that were taken out; return those that may run, which are left out."""
+        self.elements.update(intervals)
+        found = [*intervals]
+        for link, have in zip(self.links, self._have, strict=True):
+            found = [part for interval in found for part in _supplied(link, have, *interval)]
+        return self._take_out(found)
+
     def close(self, links: Sequence[Link]) -> list[Interval]:
         """The number of elements is known, and so are all links: take out and return those elements that may run."""
         self._have += [IntervalSet() for _ in links[len(self.links) :]]
         self.links = links
-        found = self.elements.intervals()
-        for link, have in zip(self.links, self._have, strict=True):
-            found = [part for interval in found for part in _supplied(link, have, *interval)]
-        return self._take_out(found)
+        return self.put_back(self.elements.intervals())
 
     def _take_out(self, intervals: list[Interval]) -> list[Interval]:
         for interval in intervals:
@@ -172,6 +185,14 @@ class Links:
                 if found:
                     self._bereft(array, found)
                     stack.append((array, found))
+
+    def await_again(self, lease: Lease) -> None:
+        """A lease came back that followed another one: its elements wait again, but for those that take values."""
+        elements, lease.intervals = lease.intervals, IntervalSet()
+        lease.intervals.update(self.awaited[lease.array].put_back(elements.intervals()))
+        lease.follows = -1
+        for source in dict.fromkeys(self.sources_of(lease.array)):
+            self.lose(source, self._lost(source))
 
     def lose_with_sources(self) -> list[int] | None:
         """Arrays may have failed or been skipped, as other tasks did; return those that take elements of theirs.

@@ -26,6 +26,7 @@ from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUn
 from handoff_mpi.messages import OK, REFUSED, ErrorReport, LeaseReport
 from handoff_mpi.scheduler.array_explanation import name_of
 from handoff_mpi.scheduler.arrays import Arrays
+from handoff_mpi.scheduler.chained_leases import ChainedLeases
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.dead_ends import DeadEnds
 from handoff_mpi.scheduler.device_losses import DeviceLosses
@@ -115,14 +116,14 @@ class Scheduler:
         self.slots = slots = SlotTable(ledger, policy.max_concurrency)
         self._crash_tracker = CrashTracker(policy.crash_limit)
         self.arrays = arrays = Arrays(tasks, ready, self._crash_tracker.suspects)
-        self.dispatches = dispatches = Dispatches(tasks, ready, slots, arrays)
         self.memory_pressure = MemoryPressure(ledger)
-        self.stale, self.now = 0, 0.0
-        self.stopping = ""
-        self.stopped_on_failure = False
-        self._closed = False
+        self.stopped_on_failure = self._closed = False
+        self.stale, self.now, self.stopping = 0, 0.0, ""
         self._commands: list[Command] = []
         self._durations = durations = Durations(self.specs, slots, policy.stop_at)
+        window = policy.window if getattr(strategy, "reuses_claims", False) else 0
+        chained_leases = ChainedLeases(arrays, tasks, ready, durations, self.memory_pressure, window)
+        self.dispatches = dispatches = Dispatches(tasks, ready, slots, arrays, chained_leases)
         self._retractions = retractions = Retractions(ledger, tasks, slots, arrays, self._commands)
         tables = ledger, tasks, ready, slots
         judged_by = policy, self._crash_tracker, durations.expected_s
@@ -136,8 +137,7 @@ class Scheduler:
         waiters = Waiters(ledger, ready, durations.remaining_s)
         view = ClusterView(ledger, dict(prices or {}), durations.expected_s, tasks.inputs_elsewhere)
         self._placer = placer = Placer(view, strategy, tasks, ready, slots, waiters, durations, dispatches)
-        reuses_claims = bool(getattr(strategy, "reuses_claims", False))
-        self._pipeline = Pipeline(*tables, waiters, durations, dispatches, policy.window, reuses_claims, arrays.of)
+        self._pipeline = Pipeline(*tables, waiters, durations, dispatches, window, chained_leases)
         self._host_probe = HostProbe(ledger, ready, slots, placer, self._failures)
         overrides = Overrides(ledger, slots, placer, self.memory_pressure, tasks.log_rank)
         self._dead_ends = DeadEnds(ledger, ready, slots, tasks.state, overrides, placer.strategy_name, self._fail)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from handoff_mpi.allocation import Claim, Ledger
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.scheduler.arrays import MAX_LEASES
+from handoff_mpi.scheduler.chained_leases import ChainedLeases
 from handoff_mpi.scheduler.dispatches import Dispatches
 from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.lifecycle import WAITING, Cause
@@ -37,9 +38,8 @@ class Pipeline:
         waiters: what older queues may want.
         durations: how long calls take.
         dispatches: sends tasks.
-        window: most tasks in flight at a slot.
-        reuses_claims: whether the strategy lets a slot keep its claim; else each task is placed.
-        arrays: the arrays, by number.
+        window: most tasks in flight at a slot; 0 where the strategy lets no slot keep its claim, but places each task.
+        chained_leases: counts leases of arrays.
     """
 
     def __init__(
@@ -52,8 +52,7 @@ class Pipeline:
         durations: Durations,
         dispatches: Dispatches,
         window: int,
-        reuses_claims: bool,
-        arrays: Mapping[int, Array],
+        chained_leases: ChainedLeases,
     ) -> None:
         self._ledger = ledger
         self._tasks = tasks
@@ -64,8 +63,9 @@ class Pipeline:
         self._mean_s = durations.mean_s
         self._dispatches = dispatches
         self._window = window
-        self._reuses_claims = reuses_claims
-        self._arrays = arrays
+        self._reuses_claims = window > 0
+        self._arrays: Mapping[int, Array] = chained_leases.arrays
+        self._chained_leases = chained_leases
 
     # -- release --------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class Pipeline:
     def _lease(self, slot: Slot, queue: ReadyQueue, now: float) -> int:
         """Send a slot leases of the array at the head of its queue; return how many."""
         count, depth = 0, self._lease_depth(queue.tasks[0])
-        while len(slot.tasks) < depth and queue.tasks and queue.tasks[0] in self._arrays:
+        while self._chained_leases.count(slot.tasks) < depth and queue.tasks and queue.tasks[0] in self._arrays:
             if queue.skips:
                 self._waiters.served(queue)
             self._dispatches.send(slot, [queue.take()], None, now)

@@ -47,17 +47,19 @@ class Retractions:
     def retract_for_idle(self, now: float) -> list[Retract]:
         """Ask for tasks that wait behind a long one when slots are idle, unless the long one makes their input.
 
+        Leases that follow others come back with these.
+
         At most as many slots are asked as are idle, those first whose task has run for the longest time.
         """
         if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots:
             return []
-        missing, attempts = self._tasks.missing, self._tasks.attempts
+        missing, attempts, follows = self._tasks.missing, self._tasks.attempts, self._arrays.is_follower
         found: dict[int, list[tuple[int, int]]] = {}
         for slot in self._slots.long_since(now - LONG_TASK_S, self._ledger.idle_slots):
             assert slot.queue is not None
             if self._ledger.best(slot.queue.cost) is None:
                 continue
-            tasks = [task for task in slot.tasks[1:] if not missing[task] and task not in self.asked]
+            tasks = [task for task in slot.tasks[1:] if not (missing[task] or task in self.asked or follows(task))]
             for task in tasks:
                 self._note_asked(task)
             found.setdefault(slot.rank, []).extend((task, attempts[task]) for task in tasks)

@@ -58,6 +58,8 @@ class Returns:
         if task in self._leases:
             self._arrays.landed(task)
             self._leases[task].incidents += cause in (Cause.RANK_LOST, Cause.DEVICE_LOST)
+            if self._leases[task].follows >= 0 and not self._arrays.is_dropped(task):
+                self._arrays.links.await_again(self._leases[task])
 
     def is_shared(self, task: int) -> bool:
         """Whether a number stands for several elements of an array, one of which ran at most."""

@@ -137,9 +137,14 @@ class ArrayOracle:
             assert index not in failed, f"element {element} runs again, although it has failed for good"
             assert index not in self._spared.get(lease.array, ()), f"element {element} runs again after a resume"
             for source, each in self._load.shape(lease.array).elements_taken(lease.array, index, self._launch):
-                assert each in self._values[source].have, f"element {element} begins before {each} of {source}"
+                is_there = each in self._values[source].have or self._is_made_by_leader(source, each)
+                assert is_there, f"element {element} begins before {each} of {source}"
             right = self._incidents[element] + 1
             assert attempt == right, f"element {element} runs as attempt {attempt}, not {right}"
+
+    def _is_made_by_leader(self, array: int, index: int) -> bool:
+        """Whether a lease has computed an element, of whose end rank 0 has not heard yet: others may follow it."""
+        return any(each.array == array and each.has_made(index) for each in self._begun.values())
 
     # -- turns ----------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from handoff_mpi.allocation import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.scheduler import Policy, Scheduler
 from handoff_mpi.simulation.faults import Faults, plan_faults
 from handoff_mpi.simulation.launch import Launch
-from handoff_mpi.simulation.linked_workload import give_linked_arrays
+from handoff_mpi.simulation.linked_workload import give_chains, give_linked_arrays
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.oracle import Oracle
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
@@ -54,6 +54,7 @@ class SimulatedCluster:
         arrays: whether some of the random tasks are arrays.
         links: whether many are, which take elements of one another, fold them or pull them.
         folds: whether there are folds of elements that are pulled, too.
+        chains: whether most are arrays of short elements that take those of one another.
 
     Attributes:
         launches: how many there were.
@@ -77,6 +78,7 @@ class SimulatedCluster:
         arrays: bool = False,
         links: bool = False,
         folds: bool = False,
+        chains: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.launches = 0
@@ -93,6 +95,8 @@ class SimulatedCluster:
             give_arrays(random.Random(f"arrays {seed}"), self.load)
         if links or folds:
             give_linked_arrays(random.Random(f"links {seed}"), self.load, folds)
+        if chains:
+            give_chains(random.Random(f"chains {seed}"), self.load)
         if arrays or links or (folds and seed % 3 == 0):  # else few folds have values
             give_failures(random.Random(f"failures {seed}"), self.load)
         self.policy = Policy(

@@ -176,6 +176,7 @@ class SimulatedLeases:
         if lease is None or lease.serial != serial:
             return False
         del self._running[work]
+        lease.has_ended = True
         duration = self._clock.now - work.started
         if lease.fates[lease.end - 1] == "killed":
             index = lease.indices[lease.end - 1]

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from typing import TypeAlias
 
-from handoff_mpi.arrays.links import UNKNOWN_COUNT
+from handoff_mpi.arrays.links import OWN, UNKNOWN_COUNT
 from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.simulation.shapes import Fold, Handles, Linked, Shape, Window
@@ -46,6 +46,19 @@ def give_linked_arrays(rng: random.Random, load: Workload, folds: bool = False) 
     consumed = {each for spec in load.specs for each in spec.needs}
     for task, spec in enumerate(load.specs):
         spec.keep |= task not in consumed
+
+
+def give_chains(rng: random.Random, load: Workload) -> None:
+    """Make most of the tasks arrays of short elements that take those of one another: leases follow others."""
+    for task, spec in enumerate(load.specs):
+        if spec.group is None and rng.random() < 0.8:
+            _make_array(rng, task, load, rng.choice((_many, _linked, _linked, _linked, _linked, _fold)))
+            sources = [link.source for link in spec.array.links if link.source != OWN] if spec.array else []
+            if sources and rng.random() < 0.9:
+                spec.cost, spec.priority, spec.pin = load.specs[sources[0]].cost, load.specs[sources[0]].priority, None
+            load.element_s[task] = rng.choice((0.0001, 0.001, 0.001, 0.004))
+        else:
+            _select(rng, task, load, spec.inputs)
 
 
 def _is_windowed(load: Workload, task: int) -> bool:
@@ -88,6 +101,10 @@ def _task_of(load: Workload, number: int) -> int:
 
 def _plain(rng: random.Random, array: int, load: Workload) -> Shape:
     return Shape(rng.choice((0, *_COUNTS)))
+
+
+def _many(rng: random.Random, array: int, load: Workload) -> Shape:
+    return Shape(rng.choice((60, 200, 600)))
 
 
 def _linked(rng: random.Random, array: int, load: Workload) -> Shape:

@@ -26,6 +26,7 @@ class RunningLease:
         end: no element from this position on begins.
         reported: the position up to which its elements were reported.
         serial: how often its end was planned; other plans are void.
+        has_ended: whether it has.
     """
 
     work: QueuedCall
@@ -38,6 +39,7 @@ class RunningLease:
     end: int
     reported: int = 0
     serial: int = 0
+    has_ended: bool = False
 
     @property
     def array(self) -> int:
@@ -49,6 +51,10 @@ class RunningLease:
     def ended(self, now: float) -> int:
         """Return how many of its elements have ended."""
         return min(self.end, bisect_right(self.ends, now))
+
+    def has_made(self, index: int) -> bool:
+        """Whether it has ended, and ``index`` is among its elements that ended well."""
+        return self.has_ended and (index, "ok") in zip(self.indices, self.fates, strict=False)
 
     def begun(self, now: float) -> list[int]:
         """Return the elements that have begun."""

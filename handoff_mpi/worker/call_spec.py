@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handoff_mpi.arrays.columns import Packed
 from handoff_mpi.arrays.columns import nbytes_of as column_nbytes
 from handoff_mpi.messages import ErrorReport, LeaseElements, LeaseReport
 from handoff_mpi.resources.device_names import Devices
@@ -52,13 +53,18 @@ class CallSpec:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a call ended: a payload, or the report of a lease, if status is OK, else an error; duration in seconds."""
+    """How a call ended: a payload, or the report of a lease, if status is OK, else an error; duration in seconds.
+
+    Attributes:
+        column: the values of the report as objects of this process, for leases that follow; None where they may change.
+    """
 
     status: int
     payload: Payload | None
     error: ErrorReport | None
     duration: float
     report: LeaseReport | None = None
+    column: Packed | None = None
 
     @property
     def nbytes(self) -> int:

@@ -307,7 +307,7 @@ class CallRunner:
             duration = perf_counter() - started
             self._state.restore(duration)
             context.clear()
-        return Outcome(RAISED if report is None else OK, None, error, duration, report)
+        return Outcome(RAISED if report is None else OK, None, error, duration, report, loop.column)
 
     def _element_calls(self, spec: CallSpec, values: list[Any]) -> ElementCalls:
         """Return the calls of a lease; its inputs are put into ``values``, as far as they can be decoded."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
-from handoff_mpi.arrays.columns import IMMUTABLE, pack, snapshot
+from handoff_mpi.arrays.columns import IMMUTABLE, IMMUTABLE_KINDS, Packed, held, pack, snapshot
 from handoff_mpi.arrays.element_input import Piece
 from handoff_mpi.arrays.inputs import values_of
 from handoff_mpi.arrays.intervals import IntervalSet
@@ -80,6 +80,7 @@ class ElementLoop:
     Attributes:
         attempt: 1 for the first try.
         notes: called in turn when the running element has ended.
+        column: the values of the last report, for leases that follow this one; None where they may change.
     """
 
     def __init__(self, elements: LeaseElements, control: ElementControl | None = None) -> None:
@@ -94,6 +95,7 @@ class ElementLoop:
         self._failures: dict[ErrorReport, IntervalSet] = {}
         self._described: dict[Hashable, tuple[str, ErrorReport]] = {}
         self._since = self._tick = 0.0
+        self.column: Packed | None = None
 
     # -- by the thread that calls ---------------------------------------------------------------------
 
@@ -199,26 +201,33 @@ class ElementLoop:
             self._failures.setdefault(report, IntervalSet()).add(index, index + 1)
 
     def _finish(self) -> LeaseReport:
-        report = self.take() or NOTHING_ENDED
         with self._lock:
-            return report._replace(left=tuple(self._unreported))
+            taken = self._take()
+            left = tuple(self._unreported)
+        report = _report(*taken) or NOTHING_ENDED
+        if report.column[0] in IMMUTABLE_KINDS:
+            _, values, *_ = taken
+            self.column = held(values)
+        return report._replace(left=left)
 
     # -- by any thread --------------------------------------------------------------------------------
 
     def take(self) -> LeaseReport | None:
         """Return the report on what has ended since the last one; None if nothing has."""
         with self._lock:
-            # Elements run in ascending order, so that the values are those of the lowest that have not failed. The loop
-            # appends one without the lock: what it appends meanwhile stays.
-            values = self._values[:]
-            del self._values[: len(values)]
-            ended = tuple(self._unreported.take(len(values)))
-            failures, self._failures = self._failures, {}
-            since, self._since = self._since, max(self._since, self._tick)
-        if not values and not failures:
-            return None
-        groups = tuple((tuple(indices), error) for error, indices in failures.items())
-        return LeaseReport(ended, pack(values), groups, (), self._since - since)
+            taken = self._take()
+        return _report(*taken)
+
+    def _take(self) -> tuple[tuple[Interval, ...], list[Any], dict[ErrorReport, IntervalSet], float]:
+        """Return the elements that have ended, their values, those that failed, and the seconds; under the lock."""
+        # Elements run in ascending order, so that the values are those of the lowest that have not failed. The loop
+        # appends one without the lock: what it appends meanwhile stays.
+        values = self._values[:]
+        del self._values[: len(values)]
+        ended = tuple(self._unreported.take(len(values)))
+        failures, self._failures = self._failures, {}
+        since, self._since = self._since, max(self._since, self._tick)
+        return ended, values, failures, self._since - since
 
     def stop(self) -> tuple[Interval, ...]:
         """Have no further element begin; return those that will not, as far as that is certain: others are reported."""
@@ -233,6 +242,16 @@ class ElementLoop:
     def end_if_forked(self) -> None:
         """End this process if an element has forked it: the loop continues in the one that it has begun in."""
         end_if_forked(self._process)
+
+
+def _report(
+    ended: tuple[Interval, ...], values: list[Any], failures: dict[ErrorReport, IntervalSet], busy_s: float
+) -> LeaseReport | None:
+    """Return the report on elements that have ended; None if there is none."""
+    if not values and not failures:
+        return None
+    groups = tuple((tuple(indices), error) for error, indices in failures.items())
+    return LeaseReport(ended, pack(values), groups, (), busy_s)
 
 
 class _Undecodable:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from handoff_mpi.arrays.columns import Packed
 from handoff_mpi.messages import Buffers, LeaseReport, Message
 from handoff_mpi.resources.device_names import Devices
 from handoff_mpi.serialization import Payload
@@ -32,6 +33,7 @@ class QueuedCall(CallSpec):
         element_started: when that began, in seconds.
         part_due: when what has ended of a lease is reported next, once it has lasted for long.
         is_stopping: whether its loop was asked to begin no further element.
+        columns: the values of a lease that were reported while it runs, if others follow it.
         left_from: the elements from this index on were reported as left; None if none was.
     """
 
@@ -45,6 +47,7 @@ class QueuedCall(CallSpec):
     element = -1
     element_started = 0.0
     part_due = 0.0
+    columns: tuple[Packed, ...] = ()
     left_from: int | None = None
 
     def __init__(

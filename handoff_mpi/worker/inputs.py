@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from handoff_mpi import messages
+from handoff_mpi.arrays.columns import Packed, count_of, filled, lease_to_take_from
 from handoff_mpi.messages import Attempt, Buffers, ErrorReport, Message
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.events import QueuedCall
@@ -101,6 +102,17 @@ class Inputs:
         else:
             self._hand_back(work, task, (self._rank,))
 
+    def follow_lease(self, work: QueuedCall) -> None:
+        """``work`` is a lease: if it takes the values of one that was sent with it, it waits for that."""
+        assert work.elements is not None
+        _, (row, *_), _ = work.elements
+        lease = max([lease_to_take_from(piece) for piece in row if type(piece) is tuple], default=-1)
+        if lease in self._slots.here:
+            work.waiting += 1
+            self._slots.followers.setdefault(lease, []).append(work)
+        elif lease >= 0:
+            self.give_back([work])
+
     # -- what has come --------------------------------------------------------------------------------
 
     def constant_has_come(self, number: int) -> list[QueuedCall]:
@@ -122,6 +134,27 @@ class Inputs:
                     self._held_values.want(work, task)
                 elif task == maker.task:
                     work.fetched[task, codec] = (payload, -1)
+        return followers
+
+    def supply_elements(self, maker: QueuedCall, column: Packed) -> list[QueuedCall]:
+        """``maker`` is a lease that has ended with these values; return the leases that waited for them.
+
+        They go back, and none is returned, if an element has no value.
+        """
+        assert maker.elements is not None
+        columns = (*maker.columns, column)
+        if sum(map(count_of, columns)) < sum(stop - start for start, stop in maker.elements[0]):
+            self.leave_followers(maker.task)
+            return []
+        followers = [work for work in self._slots.followers.pop(maker.task) if work.is_here]
+        for work in followers:
+            assert work.elements is not None
+            intervals, pieces, tries = work.elements
+            work.elements = (
+                intervals,
+                tuple([tuple([filled(piece, columns) for piece in row]) for row in pieces]),
+                tries,
+            )
         return followers
 
     # -- what does not come ---------------------------------------------------------------------------

@@ -228,6 +228,7 @@ class Worker:
                 queue.append(work)
                 if elements is not None:
                     work.elements = elements
+                    inputs.follow_lease(work)
                 if sources:
                     work.fetched, work.wants = {}, []
                 _, _, _, constants, *_ = call_template
@@ -306,6 +307,9 @@ class Worker:
     def _on_part_ended(self, event: PartEnded) -> None:
         work = event.work
         if self.running[work.slot] is work and not self.is_over:
+            work.columns += (event.report.column,) if work.task in self.slots.followers else ()
+            if self._outbox.done:
+                self._outbox.flush()  # the lease that it follows comes first
             self._outbox.tell(messages.elements(self.run, work.task, work.attempt, event.report))
 
     def _stop_leases(self, works: Iterable[QueuedCall | None]) -> None:
@@ -341,9 +345,10 @@ class Worker:
         if report is not None and duration >= REPORT_DELAY_S:
             self._outbox.hurry()  # rank 0 has sent but one more, and may have none behind it
         if work.task in self.slots.followers:
-            if status == OK:
-                assert payload is not None
+            if payload is not None:
                 self._have_come(self._inputs.supply(work, payload))
+            elif report is not None:
+                self._have_come(self._inputs.supply_elements(work, outcome.column or report.column))
             else:
                 self._inputs.leave_followers(work.task)
         if not is_inline:

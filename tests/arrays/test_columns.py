@@ -7,6 +7,7 @@ import pickle
 import struct
 from array import array
 from collections import namedtuple
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_mpi.arrays import columns
-from handoff_mpi.arrays.columns import ColumnError, cut, nbytes_of, pack, snapshot, to_numpy, unpack
+from handoff_mpi.arrays.columns import (
+    ColumnError,
+    cut,
+    filled,
+    held,
+    lease_to_take_from,
+    nbytes_of,
+    pack,
+    packed_range,
+    snapshot,
+    to_numpy,
+    unpack,
+)
 from handoff_mpi.serialization import decode_private, decode_writable
 
 Point = namedtuple("Point", "x y")
@@ -224,3 +237,27 @@ def test_unpacking_imports_no_numpy_where_there_is_none(tmp_path):
     code += "for values in ([1], [1.5], [None], ['a'], [[1]]): assert unpack(pack(values)) == values\n"
     code += "assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@given(VALUES, st.data())
+@settings(max_examples=60, deadline=None)
+def test_columns_that_stand_for_others_are_filled_with_these(values, data):
+    cuts = data.draw(st.lists(st.integers(0, len(values)), max_size=3))
+    bounds = [0, *sorted(cuts), len(values)]
+    parts = [pack(values[low:high]) for low, high in pairwise(bounds)]
+    start = data.draw(st.integers(0, len(values)))
+    stop = data.draw(st.integers(start, len(values)))
+    piece = (packed_range(range(2)), (columns.TAKEN, stop - start, 7, start))
+    assert (lease_to_take_from(piece), lease_to_take_from(piece[:1]), lease_to_take_from(())) == (7, -1, -1)
+    whole = filled(piece, parts)
+    found = [value for column in whole for value in unpack(column)]
+    assert forms(found) == forms([0, 1, *values[start:stop]])
+    assert all(map(columns.count_of, whole))
+
+
+def test_objects_that_are_held_are_those_that_come_out():
+    values = ["a" * 100, 1 << 70, 2.5]
+    column = held(values)
+    assert all(one is other for one, other in zip(unpack(cut(column, 1, 3)), values[1:], strict=True))
+    unpack(column).clear()
+    assert len(unpack(column)) == 3

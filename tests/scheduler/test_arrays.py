@@ -36,6 +36,8 @@ class Ranks:
 
     Attributes:
         begun: how often each element has begun.
+        asked: the leases that were asked for.
+        chains: each lease that was sent behind another one, whose values it takes, with that one.
     """
 
     def __init__(self, run, number=0):
@@ -44,6 +46,8 @@ class Ranks:
         self.number = number
         self.leases = {}
         self.begun = Counter()
+        self.chains = {}
+        self.asked = []
         self.now = 0.0
         self._handle = self.scheduler.handle
         self.scheduler.handle = self.handle
@@ -57,9 +61,35 @@ class Ranks:
                         elements = IntervalSet(self.scheduler.arrays.leases[number].intervals)
                         assert elements, f"lease {number} is dispatched, of which nothing is left"
                         self.leases[number, attempt] = command.rank, elements
+                        leader = self.scheduler.arrays.leases[number].follows
+                        if leader >= 0:
+                            leader = next(key for key in self.leases if key[0] == leader)
+                            self.chains[number, attempt] = leader, IntervalSet(self.leases[leader][1])
             elif isinstance(command, Retract):
                 self.recalled = command
+                self.asked += command.tasks
         return commands
+
+    def first_of(self, key):
+        """The lease that must end before this one may run, or else this one."""
+        leader, _ = self.chains.get(key, (None, None))
+        return key if leader not in self.leases else self.first_of(leader)
+
+    def followers(self, key):
+        """The leases that wait for this one, and for those, and so on."""
+        own = [each for each in self.leases if self.chains.get(each, (None,))[0] == key]
+        return [*own, *(other for each in own for other in self.followers(each))]
+
+    def return_followers(self, key, ended):
+        """A lease has ended: those that wait for it go back, unless all of its elements are among those that ended."""
+        for each in [each for each in self.leases if self.chains.get(each, (None,))[0] == key]:
+            _, elements = self.chains.pop(each)
+            if not all(index in ended for start, stop in elements for index in range(start, stop)):
+                returned = [each, *self.followers(each)]
+                rank, _ = self.leases[each]
+                for one in returned:
+                    del self.leases[one]
+                self.tell(Retracted(rank, returned))
 
     def tell(self, *events, after=0.1):
         self.now += after
@@ -361,8 +391,10 @@ def is_disturbed(rng, run, known, lost, key):
         known.tell(RankLost(rank, "killed", rng.random() < 0.5), after=0.5)
         return True
     if what < 0.06 and run.scheduler.slots.of_task[key[0]].tasks[0] != key[0]:
-        del known.leases[key]
-        known.tell(Retracted(rank, [key]))
+        returned = [key, *known.followers(key)]
+        for each in returned:
+            del known.leases[each]
+        known.tell(Retracted(rank, returned))
         return True
     return False
 

@@ -57,7 +57,7 @@ def test_the_array_that_is_furthest_from_the_sources_goes_first():
 
 
 def test_no_lease_is_smaller_than_it_should_be_while_the_source_has_more_to_do():
-    run, known = begin(array(100_000), fold(0, 100_000, 10), slots=(2,))
+    run, known = begin(array(100_000), fold(0, 100_000, 10), slots=(2,), window=2)  # without chains
     sizes = []
     while known.leases:
         key = next(iter(known.leases))
@@ -170,13 +170,14 @@ def test_random_runs_end_as_each_element_must(seed):
         if not known.leases:
             known.tell(after=5.0)
             continue
-        key = rng.choice(list(known.leases))
+        key = known.first_of(rng.choice(list(known.leases)))
         rank, elements = known.leases[key]
         number = -1 if rank in lost else run.scheduler.arrays.leases[key[0]].array
         if number >= 0:
             assert_sources_have_ended(specs, number, elements, ended)
         if not is_disturbed(rng, run, known, lost, key):
             play(rng, known, key, bad[number], deadly[number], set(), ended[number])
+            known.return_followers(key, ended[number])
     assert run.scheduler.is_over
     for number, (good, failed, skipped) in enumerate(expected):
         state = run.scheduler.arrays.of[number]

@@ -35,6 +35,9 @@ from tests.launch.test_takers import (
 from tests.scheduler.test_arrays import (
     test_a_retry_that_fails_with_its_rank_after_too_many_failures_has_failed_once as retry_that_fails_with_its_rank,
 )
+from tests.scheduler.test_chained_leases import (
+    test_elements_wait_again_where_one_that_a_lease_takes_has_failed as chain_behind_a_failure,
+)
 from tests.scheduler.test_lifecycle import test_each_row_of_the_table_happens_in_some_run as row_happens
 from tests.scheduler.test_pauses import stop_while_failures_are_held
 from tests.scheduler.test_undecided import trials_that_are_skipped
@@ -701,6 +704,65 @@ MISTAKES = [
         "an array keeps what it made of fewer pairs than there are",
         [("launch.takers:Pairs.find_outdated", "for launch, _ in self._elements.get(task, ())", "for launch in ()")],
         dialogue=elements_of_pairs,
+    ),
+    Mistake(
+        "elements whose lease came back before it began are leased without the values that they take",
+        [
+            (
+                "scheduler.returns:Returns.put_back",
+                "self._leases[task].follows >= 0 and not self._arrays.is_dropped(task)",
+                "False",
+            )
+        ],
+        seed=67,
+        options={"chains": True},
+    ),
+    Mistake(
+        "a lease follows another one that has several intervals, and takes values at wrong places",
+        [("scheduler.chained_leases:ChainedLeases._follow", "len(intervals) > 1 or not supplied", "not supplied")],
+        seed=82,
+        options={"chains": True},
+    ),
+    Mistake(
+        "a lease that failed as a whole is sent again as if it still followed another one",
+        [("scheduler.lease_ends:LeaseEnds.finished", "self._arrays.leases[lease].follows = -1", "pass")],
+        seed=82,
+        options={"chains": True},
+    ),
+    Mistake(
+        "a rank that is short of memory gets several leases at once",
+        [
+            (
+                "scheduler.chained_leases:ChainedLeases.lease",
+                " and slot.rank not in self._memory_pressure.ranks",
+                "",
+            )
+        ],
+        seed=75,
+        options={"chains": True},
+    ),
+    Mistake(
+        "a lease runs although the one that it follows has not ended whole",
+        [
+            (
+                "worker.inputs:Inputs.supply_elements",
+                "sum(map(count_of, columns)) < sum(stop - start for start, stop in maker.elements[0])",
+                "False",
+            )
+        ],
+        seed=70,
+        options={"chains": True},
+    ),
+    Mistake(
+        "elements that take what will have no value wait for ever once their lease came back",
+        [("scheduler.links:Links.await_again", "self.lose(source, self._lost(source))", "pass")],
+        dialogue=partial(chain_behind_a_failure, count=50),
+    ),
+    Mistake(
+        "a lease that came back, of which nothing is left, is offered again",
+        [("scheduler.lease_ends:LeaseEnds.end_if_dropped", " or not self._arrays.has_work(lease)", "")],
+        seed=114,
+        options={"chains": True},
     ),
 ]
 

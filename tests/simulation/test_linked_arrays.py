@@ -9,6 +9,7 @@ import pytest
 from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.selections import Selection
+from handoff_mpi.scheduler.chained_leases import ChainedLeases
 from handoff_mpi.simulation.shapes import Fold, Handles, Linked, Shape, Window
 from handoff_mpi.simulation.workload import Workload
 from tests.simulation.test_arrays import CPU, count_begun
@@ -105,6 +106,32 @@ def test_an_iterable_that_raises_fails_its_array_behind_what_has_come():
 def test_without_faults_no_report_of_a_linked_array_is_stale():
     for seed in range(2):
         assert run(seed, faults=False, links=True).scheduler.stale == 0, seed
+
+
+def test_leases_of_linked_arrays_follow_one_another(monkeypatch):
+    lengths = Counter()
+    lease = ChainedLeases.lease
+
+    def count(self, array, slot):
+        leases = lease(self, array, slot)
+        lengths[len(leases)] += 1
+        return leases
+
+    monkeypatch.setattr(ChainedLeases, "lease", count)
+    load = load_of(Shape(600), linked(0, range(600)), linked(1, range(5, 600)), fold(2, range(595), 8))
+    cluster = run(1, load=load, faults=False, ranks=4)
+    assert cluster.scheduler.status == "done" and cluster.scheduler.stale == 0
+    assert lengths[4] > 3, "leases of all four arrays travel together"
+    done = {number: each.done for number, each in cluster.scheduler.arrays.of.items()}
+    assert done == {0: 600, 1: 600, 2: 595, 3: 75 + 10 + 2 + 1}
+
+
+@pytest.mark.long
+def test_random_dags_of_leases_that_follow_others():
+    for seed in range(12):
+        run(seed, chains=True)
+    for seed in range(3):
+        run(seed, chains=True, ranks=12, tasks=40)
 
 
 @pytest.mark.long

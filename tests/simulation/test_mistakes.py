@@ -7,8 +7,9 @@ import pytest
 from tests.simulation.mistakes import MISTAKES, Mistake, how_it_fails
 
 #: Runs of linked arrays take seconds.
+_LINKED = {"links", "folds", "chains"}
 CASES = [
-    pytest.param(each, id=each.what, marks=[pytest.mark.long] if {"links", "folds"} & each.options.keys() else [])
+    pytest.param(each, id=each.what, marks=[pytest.mark.long] if _LINKED & each.options.keys() else [])
     for each in MISTAKES
 ]
 

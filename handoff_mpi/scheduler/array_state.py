@@ -20,6 +20,8 @@ LEASE_S = 0.01
 _LEASES_LEFT = 10
 #: But not longer than this, so that failures and values are known soon.
 _MAX_LONG_LEASE_S = 0.05
+#: The time of so many leases that follow one another is added up: more of them would keep a slot for too long.
+_MAX_SUMMED = 3
 #: But rank 0 should have to handle no more than one lease in this many seconds, so that it has time for other work. The
 #: figure is twice what ``python -m tests.benchmarks.leases`` measures of the scheduler alone.
 LEASE_INTERVAL_S = 100e-6
@@ -35,20 +37,17 @@ class Followers(NamedTuple):
     Attributes:
         arrays: their numbers, each one behind that whose elements it takes.
         element_s: seconds that they take together for each element of the first lease.
-        chunk: that lease may have so many elements at most; None sets no limit.
         block: it should end at a multiple of so many, which are folded.
     """
 
     arrays: tuple[int, ...] = ()
     element_s: float = 0.0
-    chunk: int | None = None
     block: int = 1
 
     def with_another(self, number: int, array: Array, block: int) -> Followers:
         """Return these, and another one, of which an element takes ``block`` elements of the one before."""
-        chunks = [each for each in (self.chunk, block * (array.spec.chunk or 0)) if each]
         element_s = self.element_s + (array.element_s or 0.0) / block
-        return Followers((*self.arrays, number), element_s, min(chunks, default=None), max(self.block, block))
+        return Followers((*self.arrays, number), element_s, max(self.block, block))
 
 
 NO_FOLLOWERS = Followers()
@@ -167,13 +166,21 @@ class Array:
         return most is not None and self.failed <= most < self.failed + self.doubted
 
     def take_suspects(self) -> list[Interval]:
-        """Return the suspects to lease next, which wait no longer; none if none of them wait to be leased."""
-        while self.suspects:
-            found = [part for interval in self.suspects.pop() for part in self.todo.within(*interval)]
+        """Return the suspects to lease next, which wait no longer; none if none of them wait to be leased.
+
+        Those that wait for others stay.
+        """
+        suspects, self.suspects = self.suspects, []
+        while suspects:
+            group = suspects.pop()
+            found = [part for interval in group for part in self.todo.within(*interval)]
             for interval in found:
                 self.todo.discard(*interval)
             if found:
+                self.suspects += suspects
                 return found
+            if any(self.awaited.within(*interval) for interval in group):
+                self.suspects.append(group)
         return []
 
     def learn(self, count: int, seconds: float) -> None:
@@ -197,7 +204,7 @@ class Array:
         if self.element_s is None:
             return 1
         element_s = max(self.element_s + followers.element_s, 1e-9)
-        leases = 1 + len(followers.arrays)
+        leases = min(1 + len(followers.arrays), _MAX_SUMMED)
         lease_s, left = leases * LEASE_S, len(self.todo) + len(self.awaited)
         if self.is_open:  # more come while these are computed
             left = max(left, self.spec.window or 0)
@@ -209,7 +216,7 @@ class Array:
             share = -(-share // 2)
         count = max(min(int(lease_s / element_s), share), int(MIN_LEASE_S / element_s))
         count = max(count, self.spec.min_count)
-        count = min(count, self.spec.chunk or count, followers.chunk or count)
+        count = min(count, self.spec.chunk or count)
         if count > followers.block > 1:
             first, _ = next(iter(self.todo))
             count -= (first + count) % followers.block

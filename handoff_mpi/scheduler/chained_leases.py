@@ -95,7 +95,7 @@ class ChainedLeases:
         return (
             self._tasks.state[array] == READY
             and state.element_s is not None
-            and not (spec.handles or spec.window is not None or state.suspects)
+            and not (spec.handles or spec.window is not None or spec.chunk is not None or state.suspects)
             and spec.links[0].source == source
             and spec.links[0].indices.step == 1
             and all(link == spec.links[0] or link.source == OWN for link in spec.links)

@@ -98,11 +98,21 @@ def test_leases_of_a_chain_are_as_long_as_without_it():
     assert counts == [500, 500], "the longest lease lasts 50 ms"
 
 
-def test_no_lease_of_a_chain_has_more_elements_than_its_array_allows():
-    spec = second()
-    run, known = begin(first(), replace(spec, array=replace(spec.array, chunk=7)), slots=(1,))
+def in_chunks(count, spec):
+    """The array, of which at most so many elements are leased at once."""
+    return replace(spec, array=replace(spec.array, chunk=count))
+
+
+def test_the_first_lease_of_a_chain_has_no_more_elements_than_its_array_allows():
+    run, known = begin(in_chunks(7, first()), second(), slots=(1,))
     assert chains(known)[0] == [(0, 0, 7), (1, 0, 7)]
     end_in_order(run, known)
+
+
+def test_long_chains_keep_a_slot_no_longer_than_three_leases():
+    steps = [second(10**6, source=number) for number in range(5)]
+    _, known = begin(first(10**6), *steps, slots=(1,))
+    assert lengths(known)[0] == [0, 1, 2, 3, 4, 5] and chains(known)[0][0][2] == 3 * 500 // 6
 
 
 def test_a_slice_is_followed_where_it_takes_all_elements_of_a_lease():
@@ -118,6 +128,7 @@ NEITHER = {
     "every other one": lambda: [first(), second(COUNT // 2, indices=range(0, COUNT, 2))],
     "other resources": lambda: [first(), second(cost=cpus(2))],
     "another priority": lambda: [first(), second(priority=1)],
+    "chunks": lambda: [first(), in_chunks(7, second())],
     "long elements": lambda: [first(), known_to_take(0.01, second())],
     "an unknown time": lambda: [first(), known_to_take(None, second())],
     "inputs": lambda: [first(), task(priority=-1), second(inputs=(1,))],
@@ -158,6 +169,19 @@ def test_suspects_are_followed_by_nothing():
     known.tell(Submitted([first(), second()], suspect_elements={0: [[(0, 50)]], 1: [[(100, 150)]]}), Closed())
     assert lengths(known)[0] == [0] and run.scheduler.is_isolated(next(iter(known.leases))[0])
     end_in_order(run, known)
+
+
+def test_suspects_that_wait_for_elements_run_in_a_child_once_these_are_done():
+    run = Dialogue(ranks(1))
+    known = Ranks(run)
+    known.tell(Submitted([first(), second(), second()], suspect_elements={1: [[(5, 8)], [(1500, 1520)]]}), Closed())
+    isolated = []
+    while known.leases:
+        key = known.first_of(next(iter(known.leases)))
+        if run.scheduler.is_isolated(key[0]):
+            isolated.append((run.scheduler.arrays.leases[key[0]].array, known.leases[key][1].intervals()))
+        finish(known, key, busy_s=0.01)
+    assert isolated == [(1, [(5, 8)]), (1, [(1500, 1520)])] and run.status == "done"
 
 
 # -- what becomes of them -------------------------------------------------------------------------------------

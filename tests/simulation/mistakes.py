@@ -714,7 +714,7 @@ MISTAKES = [
                 "False",
             )
         ],
-        seed=67,
+        seed=79,
         options={"chains": True},
     ),
     Mistake(
@@ -726,7 +726,7 @@ MISTAKES = [
     Mistake(
         "a lease that failed as a whole is sent again as if it still followed another one",
         [("scheduler.lease_ends:LeaseEnds.finished", "self._arrays.leases[lease].follows = -1", "pass")],
-        seed=82,
+        seed=101,
         options={"chains": True},
     ),
     Mistake(
@@ -750,7 +750,7 @@ MISTAKES = [
                 "False",
             )
         ],
-        seed=70,
+        seed=79,
         options={"chains": True},
     ),
     Mistake(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.dag import Plan
 from handoff_mpi.launch.resume import Resumed
-from handoff_mpi.launch.takers import with_consumers
+from handoff_mpi.launch.takers import Sources, with_consumers
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.window_consumers import Undecided
 from handoff_mpi.scheduler import Restored, ValueLocation
@@ -43,8 +43,8 @@ class LateValues:
         """Take over what depends on folds that are what they were; return the event of it.
 
         Args:
-            arrays: of the scheduler, which tells what has begun: that takes no elements of the arrays between, or such
-                as do not depend on the fold.
+            arrays: of the scheduler, which tells what has begun: that takes elements of the arrays between which do not
+                depend on the fold.
             same: of each fold that is known to be that, in which launches it was.
         """
         later = self._resumed.later
@@ -82,7 +82,7 @@ class LateValues:
             if folds <= same.keys():
                 is_same = all(later.launches_of([task]) <= {*same[fold]} for fold in folds)
                 (known if is_same else others).add(task)
-        again = with_consumers(self._plan, others)
+        again = with_consumers(self._plan, others, Sources(self._plan)) if others else set()
         for task in known | again:
             self._behind.pop(task, None)
         return known - again
@@ -110,8 +110,9 @@ def _folds_behind(plan: Plan, tasks: Collection[int]) -> dict[int, frozenset[int
     folds = plan.folds_of_windowed
     found: dict[int, frozenset[int]] = {}
     shared: dict[frozenset[int], frozenset[int]] = {}
+    sources = Sources(plan)
     for task in sorted(tasks):
-        needs = plan.specs[task].needs
-        behind = folds.intersection(needs).union(*(found.get(each, ()) for each in needs))
+        its = sources(task)
+        behind = folds.intersection(its).union(*(found.get(each, ()) for each in its))
         found[task] = shared.setdefault(frozenset(behind), frozenset(behind))
     return found

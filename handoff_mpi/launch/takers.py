@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.links import OWN
 from handoff_mpi.dag import Plan
+from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.launches import Done
 
 
-def with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
-    """Return ``tasks`` and all that depend on them."""
+def with_consumers(plan: Plan, tasks: set[int], sources: Callable[[int], Iterable[int]] | None = None) -> set[int]:
+    """Return ``tasks`` and all that depend on them.
+
+    Args:
+        sources: returns on which others a task depends; by default those that it needs.
+    """
     if tasks:
         children: dict[int, list[int]] = {}
         for task, spec in enumerate(plan.specs):
-            for each in spec.needs:
+            for each in spec.needs if sources is None else sources(task):
                 children.setdefault(each, []).append(task)
         stack = list(tasks)
         while stack:
@@ -30,12 +36,47 @@ def with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
 def behind_windowed(plan: Plan) -> set[int]:
     """Return the tasks that depend on all elements of a windowed array: on a fold of these.
 
-    Such a fold is not among them, unless it depends on another one.
+    Such a fold is not among them, unless it depends on another one. Nor is what takes nothing of that: it may begin
+    before the fold is known, which makes no difference to it.
     """
     folds = plan.folds_of_windowed
     if not folds:
         return set()
-    return with_consumers(plan, {task for task, spec in enumerate(plan.specs) if not folds.isdisjoint(spec.needs)})
+    sources = Sources(plan)
+    return with_consumers(plan, {task for task in range(len(plan)) if not folds.isdisjoint(sources(task))}, sources)
+
+
+class Sources:
+    """Tells on which tasks another depends; those of which it takes nothing, no element of an array, are left out.
+
+    Args:
+        plan: the tables of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._empty = {task for task, each in plan.arrays.items() if _has_no_elements(each)}
+        self._are_all_whole = not (self._empty or plan.selections.all)
+
+    def __call__(self, task: int) -> Iterable[int]:
+        spec = self._plan.specs[task]
+        array = self._plan.arrays.get(task)
+        if self._are_all_whole:
+            return spec.needs
+        found = self._taken(takes_of(self._plan, task))
+        if array is not None and task not in self._empty:
+            found.update(link.source for link in array.links if link.source != OWN)
+            found |= self._taken(source for handles in array.handles.values() for _, source in handles)
+        return found - self._empty
+
+    def _taken(self, sources: Iterable[int]) -> set[int]:
+        selections = self._plan.selections
+        of = ((each, selections.get(each)) for each in sources)
+        return {selections.task_of(each) for each, selection in of if selection is None or len(selection.indices)}
+
+
+def _has_no_elements(array: FrozenArray) -> bool:
+    return not array.count and array.window is None and array.tree is None
 
 
 def takes_any(plan: Plan, task: int, array: int, elements: IntervalSet) -> bool:

@@ -152,7 +152,8 @@ class WindowConsumers:
     def closed_folds(self, arrays: Mapping[int, Array]) -> list[int]:
         """Return the folds that were taken over, or are not: the number of their values is known, or they failed.
 
-        A task may begin although it is behind a fold that failed: it takes no elements of the array between them.
+        A task may begin although it is behind a fold that failed: the elements that it takes of the array between them
+        are not.
         """
         closed = [number for number in self._folds if self._counts or not arrays[number].is_open]
         return [number for number in closed if number not in self._undecided]

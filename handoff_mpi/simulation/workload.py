@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.links import OWN
 from handoff_mpi.dag import Plan, TaskSpec
 from handoff_mpi.dag.frozen_array import FrozenArray
 from handoff_mpi.dag.selections import Selection
@@ -167,38 +168,43 @@ class Workload:
         """Return the tasks that depend on all elements of windowed arrays, by their folds."""
         found: set[int] = set()
         folds = self.folds_of_windows
-        for task, spec in enumerate(self.specs):
-            if not (found | folds).isdisjoint(spec.needs):
+        for task in range(len(self.specs)):
+            if not (found | folds).isdisjoint(self._sources(task)):
                 found.add(task)
         return found
 
     def find_shaky(self) -> set[int]:
         """Return those tasks behind windows that may run again in a later launch although nothing else has failed.
 
-        Their windows change; or their elements are values of functions, one by one; or they take no elements of an
-        array, so that they may end before it is known whether that is the same.
+        Their windows change; or their elements are values of functions, one by one.
         """
         behind, found = self.find_behind_windows(), self.find_varying()
         for task, spec in enumerate(self.specs):
             shape = self.shapes.get(task)
             comes = None if shape is None else shape.comes
             changes = comes is not None and comes.is_changing
-            is_early = task in behind and (spec.element_inputs or self._takes_no_elements(task))
-            if changes or is_early or not found.isdisjoint(spec.needs):
+            if changes or (task in behind and spec.element_inputs) or not found.isdisjoint(spec.needs):
                 found.add(task)
         return found
 
-    def _takes_no_elements(self, task: int) -> bool:
-        """Whether ``task`` takes an empty list of elements of an array, or an array that has none."""
-        first = len(self.specs)
-        for each in self.takes(task):
-            if each >= first:
-                is_empty = not self.selections[each - first].indices
-            else:
-                is_empty = self.specs[each].array is not None and self.shape(each) == Shape(0)
-            if is_empty:
-                return True
-        return False
+    def _sources(self, task: int) -> Iterator[int]:
+        """Yield the tasks of which ``task``, or an element of it, takes anything: no empty lists of elements."""
+        first, array = len(self.specs), self.specs[task].array
+        taken = [*self.takes(task)]
+        if array is not None and not self._has_no_elements(task):
+            yield from (task if link.source == OWN else link.source for link in array.links)
+            taken += [each for sources in array.handles.values() for each in sources]
+        for each in taken:
+            if each >= first and self.selections[each - first].indices:
+                yield self.selections[each - first].array
+            elif each < first and not self._has_no_elements(each):
+                yield each
+
+    def _has_no_elements(self, task: int) -> bool:
+        if self.specs[task].array is None:
+            return False
+        shape = self.shape(task)
+        return not shape.count and shape.comes is None and shape.fold is None
 
     @property
     def folds_of_windows(self) -> set[int]:

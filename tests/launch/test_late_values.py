@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from handoff_mpi import DAG, Function, execute_local
 from handoff_mpi.dag import Plan
 from handoff_mpi.launch.late_values import LateValues
 from handoff_mpi.launch.resume import Resumed
-from handoff_mpi.launch.takers import behind_windowed
+from handoff_mpi.launch.takers import Sources, behind_windowed
 from handoff_mpi.results.launches import Done
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.scheduler import ValueLocation
@@ -96,3 +97,57 @@ def test_a_fold_that_depends_on_another_is_behind_it():
     load.specs[3].inputs = (A,)
     assert behind_windowed(load.plan()) == {3, 4, 5, 6}
     assert behind_windowed(load_of((), (0,)).plan()) == set()
+
+
+def taking_nothing(notes, fails=False):
+    """A DAG of what takes nothing of arrays behind a fold, and of what takes something."""
+
+    def note(name):
+        def noted(*_, **__):
+            with notes.open("a") as file:
+                file.write(f"{name} ")
+
+        return noted
+
+    def double(x):
+        if fails:
+            raise ValueError("fails")
+        return 2 * x
+
+    dag = DAG("d")
+    xs = dag.map(double, range(20), window=8, id="xs")
+    total = dag.reduce(lambda a, b: a + b, xs, id="total", fan_in=4)
+    ys = dag.map(note("ys"), range(3), fixed={"total": total}, id="ys")
+    nothing = dag.map(note("nothing"), [], fixed={"total": total}, id="nothing")
+    for id, inputs in (("slice", [ys[2:2]]), ("all", [nothing]), ("next", ["slice"]), ("both", [ys[1:], nothing])):
+        dag.add_function(Function(id, inputs, note(id)))
+    dag.map(note("elements"), [ys[0:0], 5], id="elements")
+    dag.map(note("fixed"), range(2), fixed={"none": ys[3:]}, id="fixed")
+    dag.map(note("taker"), [ys[0:0], ys[1]], id="taker")
+    return dag
+
+
+def test_what_takes_nothing_of_an_array_behind_a_fold_is_not_behind_it(tmp_path):
+    plan = Plan()
+    plan.add(taking_nothing(tmp_path / "notes").validate())
+    assert {plan.ids[task] for task in behind_windowed(plan)} == {"ys", "nothing", "both", "taker"}
+    sources, ys = Sources(plan), plan.number_of["ys"]
+    of = {id: {plan.ids[each] for each in sources(plan.number_of[id])} for id in ("slice", "next", "both", "taker")}
+    assert of == {"slice": set(), "next": {"slice"}, "both": {"ys"}, "taker": {"ys"}}
+    assert all(ys in plan.specs[plan.number_of[id]].needs for id in ("slice", "both", "elements", "fixed"))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_takes_nothing_of_an_array_behind_a_fold_is_taken_over_at_once(fails, tmp_path):
+    """It begins before the fold is known, and was computed again in each launch therefore."""
+    notes = tmp_path / "notes"
+    for _ in range(3):
+        notes.write_text("")
+        dag = taking_nothing(notes, fails)
+        results = execute_local(dag, run_dir=tmp_path / "run", keep="all", check=False, max_retries=0)
+        called = set(notes.read_text().split())
+        if _ == 0:
+            assert called > {"slice", "all", "next", "elements", "fixed"}
+        else:
+            assert called <= {"taker"}, "it takes an element, too"
+        assert results["slice"] is results["all"] is results["next"] is None

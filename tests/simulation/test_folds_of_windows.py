@@ -118,7 +118,7 @@ def behind_failures(fails):
 
 
 def early_behind_a_fold():
-    """Arrays, and a function, that are behind a fold and do not wait for it: they take elements like that, or none."""
+    """Arrays, and a function, that do not wait for a fold: they take elements that are not behind it, or none."""
     first, second = Window(2, 60), Window(10, 20)
     tasks = [
         Shape(0, window=first),

@@ -15,6 +15,7 @@ from handoff_mpi.formatting import counted, show
 from handoff_mpi.launch.elements_taken_over import spread
 from handoff_mpi.launch.rerun import Rerun, with_blocks
 from handoff_mpi.launch.resume import Resumed
+from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.launches import History, Identity, Launch
 from handoff_mpi.results.replaced import NAMED_BY_RERUN, dropped_by, made_of
 from handoff_mpi.suggestions import did_you_mean
@@ -45,6 +46,7 @@ class Acceptance:
     Attributes:
         new: (id, fingerprint, the fingerprint that it stands for) of each change that is accepted now.
         refused: the functions whose change is not accepted, now or any more, see :meth:`refuse`.
+        replaced: the numbers of those of them that go by the same fingerprint all the same, and must run again.
 
     Raises:
         UsageError: ``accepted`` names what is neither.
@@ -53,6 +55,7 @@ class Acceptance:
     def __init__(self, history: History, plan: Plan, accepted: Collection[Hashable]) -> None:
         self.new: list[tuple[Hashable, bytes, bytes]] = []
         self.refused: set[Hashable] = set()
+        self.replaced: set[int] = set()
         self._history = history
         self._before = history.accepted
         self._plan = plan
@@ -106,7 +109,7 @@ class Acceptance:
             known = self._done.get(id)
             if known is not None and known != fingerprint:
                 self.new.append((id, fingerprint, known))
-        if known is None:
+        if known is None or known == fingerprint:
             return fingerprint
         self._settled.add((id, known))
         return known
@@ -115,39 +118,51 @@ class Acceptance:
         """Find the values that would be kept, though they were made of what ``rerun`` replaces.
 
         Such a value is of an earlier launch, where the function took what it does not take now, or its inputs did: what
-        depends on it in this launch tells nothing of that.
+        depends on it in this launch tells nothing of that. Only where a change was accepted, such a function goes by
+        the same fingerprint.
 
         Args:
             marks: the fingerprints by which the functions would go.
 
         Returns:
-            Whether there are any: their functions go by fingerprints of their own then, which change those of others.
+            Whether functions go by other fingerprints then, which change those of others.
         """
-        if not (self._settled and rerun.named):
+        accepted = self._history.accepted_marks | self._settled
+        if not (accepted and rerun.named):
             return False
         plan, (fresh, again) = self._plan, spread(self._plan, rerun)
         of = [(id, marks.of(id)) for id in plan.ids]
         replaced = {plan.ids[task] for task in rerun.named} | {of[task] for task in {*fresh, *again}}
-        unchanged = {*of} - self._settled
-        accepted = self._history.accepted_marks | self._settled
-        for launch, start, found in made_of(self._history.launches, replaced, unchanged, accepted):
+        may_be = accepted | {each for each in of if each[0] in self._ids}  # once inputs of it go by others
+        kept = may_be.intersection(of) - {of[task] for task in fresh}
+        for launch, start, found in made_of(self._history.launches, replaced, {*of} - may_be, accepted):
             for task in found:
-                id, mark = launch.identity(task)
-                is_kept = (id, mark) in self._settled and plan.number_of[id] not in fresh
-                if is_kept and not self._takes_it_by_element(launch, task, start | found):
-                    self.refused.add(id)
-        if self.refused:
+                identity = launch.identity(task)
+                if identity in kept and self._is_of(launch, task, start | found):
+                    self.refused.add(identity[0])
+                    if identity in accepted and identity not in self._settled:
+                        self.replaced.add(plan.number_of[identity[0]])
+        has_others = any(id in self.refused for id, _ in self._settled)
+        if has_others:
             self.new, self._known, self._settled = [], [], set()
-        return bool(self.refused)
+        return has_others
 
-    def _takes_it_by_element(self, launch: Launch, task: int, replaced: Collection[int]) -> bool:
+    def _is_of(self, launch: Launch, task: int, replaced: Collection[int]) -> bool:
+        """Whether a launch made a value that counts of what is replaced."""
+        identity = launch.identity(task)
+        made = next((e for e in self._history.arrays.get(identity, ()) if e.epoch == launch.epoch and e.parts), None)
+        if made is not None:
+            return not self._took_it_by_element(launch, task, made, replaced)
+        done = self._history.done.get(identity)
+        return done is not None and done.epoch == launch.epoch
+
+    def _took_it_by_element(self, launch: Launch, task: int, made: ArrayLaunch, replaced: Collection[int]) -> bool:
         """Whether only elements took what is replaced, and take it now: each of them is compared by itself."""
         (id, *_, inputs, _), plan = launch.tasks[task], self._plan
         array, spec = plan.arrays.get(plan.number_of[id]), plan.specs[plan.number_of[id]]
-        if array is None:
+        if array is None or made.shared is None or not made.shared.isdisjoint(replaced):
             return False
-        before = next((e for e in self._history.arrays.get(launch.identity(task), ()) if e.epoch == launch.epoch), None)
-        if before is None or [*before.digests] != [each.digests(ObjectDigests()) for each in array.elements]:
+        if [*made.digests] != [each.digests(ObjectDigests()) for each in array.elements]:
             return False
         by_element = {plan.ids[each] for each in spec.needs if each not in spec.inputs}
         return by_element.issuperset(launch.tasks[each][0] for each in inputs if each in replaced)
@@ -333,6 +348,8 @@ class Changes:
     # -- why ---------------------------------------------------------------------------------------------
 
     def _any_reason(self, task: int) -> str:
+        if self._plan.ids[task] in self._refused:
+            return MADE_OF_REPLACED
         if task in self._resumed.rerun:
             return NAMED_BY_RERUN if task in self._rerun.named else "--rerun names a function that it depends on"
         if task in self._resumed.unknown:

@@ -14,7 +14,7 @@ from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import counted, show
 from handoff_mpi.launch.changes import HOW_TO_KEEP, ITS_INPUT, Acceptance, Changes, is_acceptable
-from handoff_mpi.launch.rerun import read_rerun
+from handoff_mpi.launch.rerun import Rerun, read_rerun
 from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
 from handoff_mpi.launch.start_line import shown_path
 from handoff_mpi.results.column_file import ColumnFiles
@@ -69,10 +69,11 @@ class EarlierLaunches:
         if kept is not None:
             settle = self.acceptance.settle if self.acceptance.is_about_any else None
             self.marks = fingerprints(dag, settle, kinds)
-            if self.acceptance.refuse(rerun, self.marks):
+            while self.acceptance.refuse(rerun, self.marks):
                 self.marks = fingerprints(dag, settle, kinds)
             values, columns = ValueFiles(kept), ColumnFiles(kept.directory)
-            how = values.is_intact, rerun, columns.intact_column
+            again = Rerun(rerun.tasks | self.acceptance.replaced, rerun.elements)
+            how = values.is_intact, again, columns.intact_column
             self.resumed = resume(history, plan, self.marks.of, *how)
             for note in filter(None, (values.note, columns.note)):
                 print_message(note)

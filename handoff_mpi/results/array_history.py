@@ -40,6 +40,8 @@ class ArrayLaunch:
         pulled_digests: of a windowed array.
         is_open: whether it is a windowed array of which more elements might have come.
         replaced: its elements whose values count no more, as a later launch was to make them again.
+        shared: the tasks whose values all of its elements took, where some took others, too; None where it is not
+            known, as an earlier version wrote the journal.
         suspects: of each lease that ran when the launch was cut short, the elements whose end was not known.
     """
 
@@ -51,6 +53,7 @@ class ArrayLaunch:
     failed: list[tuple[Sequence[Interval], int, int, str, str, str, int]] = field(default_factory=list)
     suspects: list[IntervalSet] = field(default_factory=list)
     replaced: IntervalSet = field(default_factory=IntervalSet)
+    shared: set[int] | None = None
     block: int = 0
     covered: int = 0
     pulled_digests: bytearray = field(default_factory=bytearray)

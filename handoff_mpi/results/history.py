@@ -21,6 +21,7 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("bound", {rank or host: [task]}, [[task]])``: which tasks are pinned where, and which are collocated;
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
 - ``("array", task, count, digests)``: the task is an array of so many elements; digests of each of its inputs;
+- ``("array_inputs", task, [task])``: the tasks whose values all elements of the array take; some take others, too;
 - ``("elements", task, rank, intervals, column, started, duration)``: values of elements of an array;
 - ``("pulled", task, length of a block, number of a block, covered, digests, is_last)``: elements of a windowed array
   have come; the digests of that block and the following ones, and how many elements now have one;
@@ -228,6 +229,9 @@ class _Reader:
         for earlier in self._outdated.get(self.launch.identity(task), ()):
             earlier.replaced.update(earlier.unlike(digests))
         self._history.arrays.setdefault(self.launch.identity(task), []).append(array)
+
+    def _take_array_inputs(self, task: int, inputs: list[int]) -> None:
+        self._arrays[task].shared = {*inputs}
 
     def _take_elements(
         self, task: int, rank: int, elements: Sequence[Interval], column: Packed, started: float, duration: float

@@ -119,6 +119,9 @@ class JournalWriter:
         for number, array in plan.arrays.items():
             digests = [each.digests(ObjectDigests()) for each in array.elements]
             self._journal.append(("array", number, array.count, digests))
+            spec = plan.specs[number]
+            if spec.needs != spec.inputs or spec.element_inputs:
+                self._journal.append(("array_inputs", number, [*spec.inputs]))
             if number in elements:
                 self._journal.append(("restored_elements", number, [*elements[number]]))
         self._note_bound()

@@ -107,6 +107,23 @@ def test_elements_that_took_it_all_together_are_not_kept(work):
     assert work.run(7, A, ("b", "", 2, [1, 2])) == ([5, [8, 9]], "")
 
 
+def test_elements_that_took_it_by_itself_and_all_together_are_not_kept(work):
+    assert work.run(1, A, ("b", "a", 0, ["a", 2])) == ([1, [3, 4]], "abb")
+    assert work.run(5, A, ("b", "", 2, ["a", 2]), **KEPT) == ([5, [12, 9]], "abb")
+
+
+def test_a_function_that_ran_with_an_accepted_change_runs_again_also_as_it_was(work):
+    """Its fingerprint is that of before the change."""
+    work.run(1, A, NEW)
+    assert work.run(3, A, OLD, rerun=["b"], accept_changes=["b"]) == ([1, 4], "b")
+    assert work.run(5, A, NEW) == ([1, 4], ""), "as the user has accepted"
+    behind = ("c", "b", 0)
+    for again in ({"rerun": ["a"]}, {}):
+        assert work.run(7, A, NEW, behind, **again) == ([7, 8, 15], "abc" if again else "")
+    assert work.run(8, A, OLD, behind, rerun=["b"], accept_changes=["b"]) == ([7, 15, 23], "bc")
+    assert work.run(9, A, NEW, behind, **KEPT) == ([9, 10, 19], "abc"), "it has not changed"
+
+
 def test_a_value_made_of_other_functions_is_kept_as_it_was(work):
     assert work.run(1, A, ("d", "", 0), ("b", "d", 0)) == ([1, 1, 2], "abd")
     assert work.run(5, A, NEW, **KEPT) == ([5, 2], "a")

@@ -115,6 +115,13 @@ def test_the_launch_is_known_whose_rerun_dropped_what_it_did_not_hold():
         assert told.dropped == dropped
 
 
+def test_the_inputs_are_known_that_all_elements_of_an_array_take():
+    array = ("tasks", 0, [("a", 1, "f", (), {}), ("xs", 1, "f", (0,), {})]), ("array", 1, 4, [])
+    for told, shared in (([], None), ([("array_inputs", 1, [0])], {0}), ([("array_inputs", 1, [])], set())):
+        history = history_of([Segment(1, [*array, *told])])
+        assert [each.shared for each in history.arrays["xs", 1]] == [shared]
+
+
 def test_a_launch_that_was_cut_short_leaves_suspects():
     assert history([turn([sent(1)]), ("end", "stopped", 75, True)]).suspects == {F}
     assert history([turn([sent(1)]), ("end", "stopped", 75, False)]).suspects == set()

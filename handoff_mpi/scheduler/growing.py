@@ -63,18 +63,23 @@ class GrowingArrays:
         del self._supplied, self._closed
 
     def grow(self, number: int) -> None:
-        """Elements of an array have come, or no more do: so it is with the arrays that take them."""
-        stack = [number]
-        for source in stack:
-            for each in dict.fromkeys(self._links.consumers_of(source)):
-                array = self._of[each]
-                if array.is_open:
-                    taken = _follow(array, [self._of[one] for one in self._links.sources_of(each)])
-                    if not array.is_open:
-                        _close(array, taken)
-                        self._supplied(each, self._links.close_array(each, array.spec))
-                        self._closed(each)
-                    stack.append(each)
+        """Elements of an array have come, or no more do: so it is with the arrays that take them.
+
+        Each of these is looked at when all that it takes has been, as its elements are counted for the last time when
+        no more come of one of its sources. Sources have lower numbers.
+        """
+        waiting = {*self._links.consumers_of(number)}
+        while waiting:
+            each = min(waiting)
+            waiting.remove(each)
+            array = self._of[each]
+            if array.is_open:
+                taken = _follow(array, [self._of[one] for one in self._links.sources_of(each)])
+                if not array.is_open:
+                    _close(array, taken)
+                    self._supplied(each, self._links.close_array(each, array.spec))
+                    self._closed(each)
+                waiting.update(self._links.consumers_of(each))
 
     def end_with_tasks(self) -> None:
         """Arrays may have failed or been skipped, as other tasks did: no more of their elements come."""

@@ -51,6 +51,15 @@ def test_an_element_may_run_when_the_one_that_it_takes_has_come_and_is_done():
     assert run.status == "done" and states_of(run) == {0: (3, 0, 0), 1: (3, 0, 0)}
 
 
+def test_elements_that_come_as_the_iterable_raises_reach_what_takes_them_on_two_ways():
+    run, known = begin(windowed(), following(0), following(1), following(0, 2), slots=(4,))
+    known.tell(ElementsPulled(0, 2))
+    end_all(run, known)
+    known.tell(ElementsPulled(0, 5, is_last=True, error=ErrorReport("ValueError", "it raised")))
+    end_all(run, known)
+    assert run.status == "failed" and states_of(run) == dict.fromkeys(range(4), (5, 0, 0))
+
+
 def test_blocks_are_whole_until_no_more_elements_come():
     run, known = begin(windowed(), following(0, block=3), slots=(4,))
     known.tell(ElementsPulled(0, 5))

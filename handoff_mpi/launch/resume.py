@@ -15,7 +15,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
-from handoff_mpi.launch.takers import Pairs, behind_windowed, takes_of, with_consumers
+from handoff_mpi.launch.takers import Pairs, behind_windowed, with_consumers
 from handoff_mpi.results.array_history import ArrayLaunch, EarlierElements, FindColumn, as_it_is
 from handoff_mpi.results.launches import Done, History
 from handoff_mpi.results.records import Incident
@@ -217,7 +217,7 @@ class _Left:
             is_compared_before = is_later and task not in self.unknown  # they are compared once, as they come
             if plan.arrays[task].window is not None and not is_compared_before:
                 like = [each for each in launches if each.has_any and each.takes_like(plan.arrays[task].elements)]
-                same = [each for each in like if not pairs.are_outdated(takes_of(plan, task), each.epoch)]
+                same = [each for each in like if not pairs.are_outdated(task, each.epoch)]
                 resumed.earlier_elements[task] = [EarlierElements(launch, find_column) for launch in same]
         come = plan.arrays.keys() if is_later else ()
         # Elements are results, also of an array of which all that is taken was done: those without a value run.

@@ -125,9 +125,16 @@ class Pairs:
         self._plan = plan
         self._launches = launches
         self._elements = elements
+        self._behind = _pairs_behind(plan)
 
-    def are_outdated(self, sources: Iterable[int], epoch: int) -> bool:
-        """Whether pairs are among ``sources`` that lack elements which had no values in a launch, and may have now."""
+    def are_outdated(self, task: int, epoch: int) -> bool:
+        """Whether a launch made ``task`` of pairs that lack elements which had no values then, and may have now.
+
+        The task takes them, or depends on one that does: this one may have run again since, and the task may have not.
+        """
+        return self._are_outdated(self._behind.get(task, ()), epoch)
+
+    def _are_outdated(self, sources: Iterable[int], epoch: int) -> bool:
         selections = map(self._plan.selections.get, sources)
         return any(each.skips_missing and self._has_new(each, epoch) for each in selections if each is not None)
 
@@ -146,14 +153,17 @@ class Pairs:
             done: how an earlier launch did a task, None if none did.
         """
         outdated = Rerun()
-        for task, spec in enumerate(self._plan.specs):
+        for task in self._behind:
             found = done(task)
-            epochs = [launch for launch, _ in self._elements.get(task, ())]
-            if spec.takes is not None and any(
-                self.are_outdated(spec.takes, epoch) for epoch in ([] if found is None else [found.epoch]) + epochs
-            ):
+            if found is not None and self.are_outdated(task, found.epoch):
                 outdated.tasks.add(task)
-            elif task in self._plan.arrays and self._plan.arrays[task].handles and epochs:
+            for launch, taken in self._elements.get(task, ()):
+                if self._are_outdated(takes_of(self._plan, task), launch):
+                    outdated.tasks.add(task)
+                elif self.are_outdated(task, launch):
+                    outdated.elements.setdefault(task, IntervalSet()).update(taken)
+        for task, array in self._plan.arrays.items():
+            if array.handles and task in self._elements:
                 self._find_elements(task, outdated)
         return outdated
 
@@ -161,5 +171,33 @@ class Pairs:
         """Find the elements of an array that are such pairs themselves."""
         for index, handles in self._plan.arrays[array].handles.items():
             epochs = [launch for launch, taken in self._elements[array] if index in IntervalSet(taken)]
-            if any(self.are_outdated((source for _, source in handles), epoch) for epoch in epochs):
+            if any(self._are_outdated((source for _, source in handles), epoch) for epoch in epochs):
                 outdated.elements.setdefault(array, IntervalSet()).add(index, index + 1)
+
+
+def _pairs_behind(plan: Plan) -> dict[int, frozenset[int]]:
+    """Return the pairs that tasks are made of, at first or second hand: task to the numbers of the selections.
+
+    Those that single elements of an array are, are behind what depends on it, and not behind all of its elements.
+    """
+    selections, nothing = plan.selections, frozenset[int]()
+    if not any(each.skips_missing for each in selections.all):
+        return {}
+    behind: dict[int, frozenset[int]] = {}
+    after: dict[int, frozenset[int]] = {}  # behind what takes its value, or elements of it
+    for task, spec in enumerate(plan.specs):
+        own = {each for each in takes_of(plan, task) if _skips_missing(plan, each)}
+        found = nothing.union(own, *[after[each] for each in spec.needs if each in after])
+        array = plan.arrays.get(task)
+        handles = () if array is None else [source for each in array.handles.values() for _, source in each]
+        more = found.union(each for each in handles if _skips_missing(plan, each))
+        if found:
+            behind[task] = found
+        if more:
+            after[task] = more
+    return behind
+
+
+def _skips_missing(plan: Plan, source: int) -> bool:
+    selection = plan.selections.get(source)
+    return selection is not None and selection.skips_missing

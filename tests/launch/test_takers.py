@@ -191,14 +191,14 @@ def test_pairs_are_outdated_once_more_elements_have_values_or_may_have():
     def outdated(launches, elements):
         return Pairs(plan, launches, elements).find_outdated(done.get)
 
-    assert outdated({}, {}) == Rerun({3})
+    assert outdated({}, {}) == Rerun({3, 6})
     had = ArrayLaunch(2, 10, (), parts=[([(1, 3), (5, 6)], 1, pack([1, 2, 5]))], restored=[(1, [(0, 1)])])
     launches = {0: [ArrayLaunch(1, 10, ()), had]}
     assert outdated(launches, {}) == Rerun(), "it took all of them"
     assert outdated(launches, {0: [(2, [(0, 3)]), (3, [(3, 10)])]}) == Rerun()
-    assert outdated(launches, {0: [(1, [(0, 2)]), (3, [(2, 10)])]}) == Rerun({3}), "one was computed again"
+    assert outdated(launches, {0: [(1, [(0, 2)]), (3, [(2, 10)])]}) == Rerun({3, 6}), "one was computed again"
     del had.restored[:]
-    assert outdated(launches, {}) == Rerun({3}), "element 0 may have a value now"
+    assert outdated(launches, {}) == Rerun({3, 6}), "element 0 may have a value now"
     done.clear()
     assert outdated(launches, {}) == Rerun()
 
@@ -272,6 +272,33 @@ def test_pairs_of_elements_that_were_all_skipped_are_none_whether_one_by_one_or_
     second = execute(dag, run_dir=tmp_path / "r")
     assert second["some of whole"] == second["some of single"] == (([(1, 7), (2, 7)],), {})
     assert second["pairs of whole"] == second["pairs of single"] == (([(0, 7), (1, 7), (2, 7)], [7, 7]), {})
+
+
+def test_what_is_made_of_pairs_at_second_hand_runs_again_though_it_failed_as_they_changed(tmp_path):
+    def read(index, name="file"):
+        return int((tmp_path / name).read_text()) if index else 1
+
+    def total(pairs):
+        return sum(value for _, value in pairs)
+
+    def add(x, y=0):
+        return x + y + read(1, "other")
+
+    dag = DAG("second hand")
+    xs = dag.map(read, range(2), id="xs")
+    dag.add_function(Function("pairs", [Argument(xs, missing="skip")], total))
+    dag.add_function(Function("behind", ["pairs"], add))
+    dag.map(add, range(3), Handle("pairs"), id="array")
+    (tmp_path / "other").write_text("0")
+    first = execute(dag, run_dir=tmp_path / "r", check=False, max_retries=0)
+    assert (first["behind"], [*first["array"]]) == (1, [1, 2, 3])
+    (tmp_path / "file").write_text("10")
+    (tmp_path / "other").unlink()
+    second = execute(dag, run_dir=tmp_path / "r", check=False, max_retries=0)
+    assert second["pairs"] == 11 and "behind" in second.errors
+    (tmp_path / "other").write_text("0")
+    third = execute(dag, run_dir=tmp_path / "r", max_retries=0)
+    assert (third["behind"], [*third["array"]]) == (11, [11, 12, 13])
 
 
 def test_elements_are_values_of_functions_and_one_that_failed_skips_its_element_alone():

@@ -702,7 +702,13 @@ MISTAKES = [
     ),
     Mistake(
         "an array keeps what it made of fewer pairs than there are",
-        [("launch.takers:Pairs.find_outdated", "for launch, _ in self._elements.get(task, ())", "for launch in ()")],
+        [
+            (
+                "launch.takers:Pairs.find_outdated",
+                "for launch, taken in self._elements.get(task, ())",
+                "for launch, taken in ()",
+            )
+        ],
         dialogue=elements_of_pairs,
     ),
     Mistake(

@@ -52,6 +52,12 @@ class Link:
         """Return the indices in the source that elements take, ``range(start, stop)`` of those with links."""
         return self.indices[(start - self.first) * self.block : (stop - self.first) * self.block]
 
+    def taken_between(self, start: int, stop: int) -> range:
+        """Return the indices in the source that elements of ``range(start, stop)`` take, if any of them does."""
+        first, last = self.elements
+        low, high = max(start, first), min(stop, last)
+        return self.taken(low, high) if low < high else range(0)
+
     def positions(self, start: int, stop: int) -> Interval:
         """Return the positions of ``indices`` at which indices of ``range(start, stop)`` are: they lie side by side."""
         first, step, count = self.indices.start, self.indices.step, len(self.indices)

@@ -66,6 +66,11 @@ class ElementRecords:
         lease = self._leases.get(number)
         return 1 if lease is None else max(1, len(lease.intervals))
 
+    def has_any(self, number: int) -> bool:
+        """Whether a number of the scheduler's log stands for anything: a lease may have no element left."""
+        lease = self._leases.get(number)
+        return lease is None or bool(lease.intervals)
+
     def attempt_of(self, number: int, attempt: int) -> int:
         """Return the attempt that has just failed or was lost, of a task, or of the elements of a lease."""
         lease = self._leases.get(number)

@@ -254,6 +254,8 @@ class Recorder:
         self._long.pop(self.elements.task_of(task), None)
         rank = rank if rank >= 0 else self._ranks[task]
         is_rank_lost = cause == Cause.RANK_LOST
+        if not self.elements.has_any(task):
+            return  # none of its elements has begun, and they wait for others again
         (self.losses.reassign if is_rank_lost else self.losses.recompute)(self.elements.task_of(task), rank)
         self._note_incident(task, attempt, rank, INCIDENTS[cause], reason)
         event = events.FUNCTION_REASSIGN if is_rank_lost else events.FUNCTION_RECOMPUTE

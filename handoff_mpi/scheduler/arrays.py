@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.links import UNKNOWN_COUNT
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.array_failures import group_failures, why_failed
@@ -313,14 +314,17 @@ class Arrays(LeaseTable):
         self.selections.lost(number, intervals)
         self._close(number)
 
-    def _lost(self, number: int) -> list[Interval]:
-        """Return the elements of an array that will have no values."""
+    def _lost(self, number: int, start: int = 0, stop: int = UNKNOWN_COUNT) -> list[Interval]:
+        """Return the elements of an array, of ``range(start, stop)``, that will have no values."""
         array = self.of[number]
-        lost = array.have.missing(array.count)
+        stop = min(stop, array.count)
+        lost = IntervalSet([(start, stop)])
+        for interval in array.have.within(start, stop):
+            lost.discard(*interval)
         if number < len(self._tasks.state) and self._tasks.state[number] in (FAILED, SKIPPED):
             return lost.intervals()
         for elements in (array.todo, array.awaited, *(self.leases[lease].intervals for lease in array.leases)):
-            for interval in elements:
+            for interval in elements.within(start, stop):
                 lost.discard(*interval)
         return lost.intervals()
 

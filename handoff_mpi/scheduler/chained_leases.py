@@ -69,7 +69,7 @@ class ChainedLeases:
 
     def count(self, tasks: Sequence[int]) -> int:
         """Return how many of the ``tasks`` of a slot there are, each chain of leases as one."""
-        return len(tasks) - sum(map(self._arrays.is_follower, tasks[1:]))
+        return len(tasks) - sum([self._arrays.leader_of(task) >= 0 for task in tasks[1:]])
 
     def _followers(self, array: int, queue: ReadyQueue) -> Followers:
         """Return the arrays of which leases may follow one of ``array``.

@@ -71,10 +71,10 @@ class LeaseTable:
         lease = self.leases.get(number)
         return lease is None or bool(lease.intervals)
 
-    def is_follower(self, number: int) -> bool:
-        """Whether a number is that of a lease which follows another one, and has not ended."""
+    def leader_of(self, number: int) -> int:
+        """Return the lease that a lease follows, if it has not ended; -1 for other numbers."""
         lease = self.leases.get(number)
-        return lease is not None and lease.follows >= 0
+        return -1 if lease is None else lease.follows
 
     def is_dropped(self, lease: int) -> bool:
         """Whether a number is that of a lease whose array begins nothing more."""

@@ -99,7 +99,7 @@ class Links:
         tasks: the scheduler's table.
         supplied: called with an array, and elements of it that wait for nothing more.
         bereft: called with an array, and elements of it that take some which will have no values.
-        lost: returns the elements of an array that will have no values.
+        lost: returns the elements of an array that will have no values; of those in an interval, if that is given.
 
     Attributes:
         awaited: array number to its elements that wait for others; of arrays with links alone.
@@ -110,7 +110,7 @@ class Links:
         tasks: TaskTable,
         supplied: Callable[[int, Sequence[Interval]], None],
         bereft: Callable[[int, Sequence[Interval]], None],
-        lost: Callable[[int], Sequence[Interval]],
+        lost: Callable[..., Sequence[Interval]],
     ) -> None:
         self.awaited: dict[int, AwaitedElements] = {}
         self._tasks = tasks
@@ -188,11 +188,13 @@ class Links:
 
     def await_again(self, lease: Lease) -> None:
         """A lease came back that followed another one: its elements wait again, but for those that take values."""
-        elements, lease.intervals = lease.intervals, IntervalSet()
-        lease.intervals.update(self.awaited[lease.array].put_back(elements.intervals()))
+        awaited, elements = self.awaited[lease.array], lease.intervals.intervals()
+        lease.intervals = IntervalSet(awaited.put_back(elements))
         lease.follows = -1
-        for source in dict.fromkeys(self.sources_of(lease.array)):
-            self.lose(source, self._lost(source))
+        for link, source in zip(awaited.links, self.sources_of(lease.array), strict=True):
+            for start, stop in elements:
+                if taken := link.taken_between(start, stop):
+                    self.lose(source, self._lost(source, min(taken[0], taken[-1]), max(taken[0], taken[-1]) + 1))
 
     def lose_with_sources(self) -> list[int] | None:
         """Arrays may have failed or been skipped, as other tasks did; return those that take elements of theirs.

@@ -125,6 +125,8 @@ class RankChanges:
         self._commands.append(BroadcastLoss(rank))
         orphans = [task for slot in self._slots.of_rank[rank] for task in slot.tasks]
         recalled = [(task, tasks.attempts[task]) for task in orphans]
+        if not is_blameless:
+            self._returns.suspect_followers(orphans)
         for task in orphans:
             self._returns.take_back(task, Cause.RANK_LOST, now, reason)
             if not self._returns.is_shared(task):

@@ -47,19 +47,22 @@ class Retractions:
     def retract_for_idle(self, now: float) -> list[Retract]:
         """Ask for tasks that wait behind a long one when slots are idle, unless the long one makes their input.
 
-        Leases that follow others come back with these.
+        Leases that follow others come back with these. What follows the running one has elements that could run, if
+        that has reported those which they take.
 
         At most as many slots are asked as are idle, those first whose task has run for the longest time.
         """
         if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots:
             return []
-        missing, attempts, follows = self._tasks.missing, self._tasks.attempts, self._arrays.is_follower
+        missing, attempts, leader_of = self._tasks.missing, self._tasks.attempts, self._arrays.leader_of
         found: dict[int, list[tuple[int, int]]] = {}
         for slot in self._slots.long_since(now - LONG_TASK_S, self._ledger.idle_slots):
             assert slot.queue is not None
             if self._ledger.best(slot.queue.cost) is None:
                 continue
-            tasks = [task for task in slot.tasks[1:] if not (missing[task] or task in self.asked or follows(task))]
+            running, *behind = slot.tasks
+            tasks = [task for task in behind if not (missing[task] or task in self.asked)]
+            tasks = [task for task in tasks if leader_of(task) in (-1, running)]
             for task in tasks:
                 self._note_asked(task)
             found.setdefault(slot.rank, []).extend((task, attempts[task]) for task in tasks)

@@ -61,6 +61,16 @@ class Returns:
             if self._leases[task].follows >= 0 and not self._arrays.is_dropped(task):
                 self._arrays.links.await_again(self._leases[task])
 
+    def suspect_followers(self, tasks: Sequence[int]) -> None:
+        """The rank of ``tasks`` has died, maybe in a lease that follows another one, whose end rank 0 does not know.
+
+        Its elements wait again, and run in a child process then.
+        """
+        for task in tasks:
+            if self._arrays.leader_of(task) >= 0:
+                lease = self._leases[task]
+                self._arrays.of[lease.array].suspects.append(lease.intervals.intervals())
+
     def is_shared(self, task: int) -> bool:
         """Whether a number stands for several elements of an array, one of which ran at most."""
         lease = self._leases.get(task)

@@ -54,6 +54,8 @@ _IMPORT_STATEMENT = re.compile(rb"^\s*(?:import|from)\s+([\w.]+)", re.MULTILINE 
 _MAX_SOURCES = 100
 _MISSING = object()
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
+#: Modules of whose objects the attribute ``code`` is what they call: of a task, and of a fold.
+_WITH_CODE = frozenset({"handoff_mpi.dag.task", "handoff_mpi.dag.folding"})
 _BOUND = frozenset({MethodType, BuiltinFunctionType})
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
 
@@ -159,7 +161,7 @@ def _reached(item: Any) -> Iterator[object]:
     elif issubclass(kind, type):
         if _is_followed(item.__module__):
             yield from (*vars(item).values(), *item.__bases__)
-    elif kind.__module__ == "handoff_mpi.dag.task":
+    elif kind.__module__ in _WITH_CODE:
         yield item.code
     else:
         yield kind

@@ -308,8 +308,6 @@ class Worker:
         work = event.work
         if self.running[work.slot] is work and not self.is_over:
             work.columns += (event.report.column,) if work.task in self.slots.followers else ()
-            if self._outbox.done:
-                self._outbox.flush()  # the lease that it follows comes first
             self._outbox.tell(messages.elements(self.run, work.task, work.attempt, event.report))
 
     def _stop_leases(self, works: Iterable[QueuedCall | None]) -> None:
@@ -348,6 +346,7 @@ class Worker:
             if payload is not None:
                 self._have_come(self._inputs.supply(work, payload))
             elif report is not None:
+                self._outbox.hurry()  # rank 0 must have these values should this rank die in what takes them
                 self._have_come(self._inputs.supply_elements(work, outcome.column or report.column))
             else:
                 self._inputs.leave_followers(work.task)

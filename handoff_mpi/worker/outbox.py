@@ -53,7 +53,7 @@ class Outbox:
 
     def hurry(self) -> None:
         """Report the completions at hand in this turn."""
-        self._done_since = 0.0
+        self._done_since = -REPORT_DELAY_S
 
     @property
     def flush_by(self) -> float:

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.links import Link
 from handoff_mpi.membership import RankLost, RankSuspected
 from handoff_mpi.messages import OK, LeaseReport
-from handoff_mpi.scheduler import Closed, Finished, MemoryTold, Retracted, State, Submitted, Unfetched
+from handoff_mpi.scheduler import Closed, ElementsEnded, Finished, MemoryTold, Retracted, State, Submitted, Unfetched
 from tests.scheduler.test_arrays import Ranks, begin, error
 from tests.scheduler.test_linked_arrays import fold, linked
 from tests.scheduler.transcript import Dialogue, cpus, ranks, task
@@ -228,6 +229,39 @@ def test_a_lease_that_had_not_begun_when_its_rank_was_lost_is_no_incident():
     assert run.status == "done" and known.begun == Counter(dict.fromkeys(range(COUNT), 2))
 
 
+def test_elements_that_may_have_ended_their_rank_run_in_a_child_also_where_they_wait_for_others_again():
+    run, known = begin(first(), second(), slots=(1, 1))
+    leader, follower = leader_and_follower(known)
+    rank, _ = known.leases[leader]
+    _, elements = known.leases[follower]
+    for key in [key for key, (at, _) in known.leases.items() if at == rank]:
+        del known.leases[key]
+    known.tell(RankLost(rank, "killed", False))
+    isolated = IntervalSet()
+    while known.leases:
+        key = known.first_of(next(iter(known.leases)))
+        if run.scheduler.arrays.leases[key[0]].array == 1 and run.scheduler.is_isolated(key[0]):
+            isolated.update(known.leases[key][1])
+        finish(known, key, busy_s=0.01)
+    assert [*elements] == isolated.within(*next(iter(elements))) and run.status == "done"
+
+
+def test_elements_whose_values_were_reported_do_not_wait_for_the_rest_of_the_lease_that_they_follow():
+    run, known = begin(first(), second(), slots=(1, 1))
+    while others := [key for key, (rank, _) in known.leases.items() if rank == 2]:
+        finish(known, known.first_of(others[0]), busy_s=0.01)
+    leader, *_ = [key for key in known.leases if run.scheduler.slots.of_task[key[0]].tasks[0] == key[0]]
+    follower, *_ = known.followers(leader)
+    low, high = next(iter(known.leases[leader][1]))
+    known.tell(ElementsEnded(1, *leader, LeaseReport(((low, high - 1),), None, (), (), 0.01)))
+    back = [key for key in known.asked if key in known.chains]
+    assert back == [follower]
+    del known.leases[follower]
+    known.tell(Retracted(1, [follower]))
+    leases = [run.scheduler.arrays.leases[number] for (number, _), (rank, _) in known.leases.items() if rank == 2]
+    assert {(each.array, each.first) for each in leases} >= {(1, low)}
+
+
 def test_a_lease_that_ran_when_its_rank_was_lost_runs_again_with_the_values_that_rank_0_has():
     run, known = begin(first(), second(), slots=(1, 1))
     leader, follower = leader_and_follower(known)
@@ -273,12 +307,13 @@ def test_a_lease_that_is_asked_for_brings_those_back_that_follow_it():
     run, known = begin(first(), second(), slots=(1, 1))
     while others := [key for key, (rank, _) in known.leases.items() if rank == 2]:
         finish(known, known.first_of(others[0]), busy_s=0.01)
-    (running, _), (waiting, follower) = [
+    (running, behind), (waiting, follower) = [
         (key, *known.followers(key)) for key in known.leases if key not in known.chains
     ]
-    assert sorted(known.asked) == sorted([running, waiting]), "none that follows another one"
-    del known.leases[waiting], known.leases[follower]
-    known.tell(Retracted(1, [waiting, follower]))
+    assert sorted(known.asked) == sorted([running, behind, waiting]), "what follows the last one comes back with it"
+    for key in (behind, waiting, follower):
+        del known.leases[key]
+    known.tell(Retracted(1, [behind, waiting, follower]))
     assert 2 in {rank for rank, _ in known.leases.values()}
     end_in_order(run, known)
     assert run.status == "done" and known.begun == Counter(dict.fromkeys(range(COUNT), 2))

@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from handoff_mpi import current_task, task
+from handoff_mpi import DAG, current_task, task
 from handoff_mpi.worker.draws import NUMPY, RANDOM, UNKNOWN, DrawFinder
 
 HEAD = """
@@ -125,6 +125,13 @@ def test_what_draws_is_found(names, text):
 @pytest.mark.parametrize("text", NOT_DRAWING)
 def test_what_does_not_draw_is_left_alone(names, text):
     assert DrawFinder().find(eval(text, names)) == 0
+
+
+def test_what_a_fold_calls_is_followed():
+    dag = DAG("fold")
+    dag.reduce(lambda a, b: a + random.random(), [1, 2], id="drawing")
+    dag.reduce(lambda a, b: a + b, [1, 2], id="plain")
+    assert [DrawFinder().find(each.code) for each in dag] == [RANDOM, 0]
 
 
 def test_imports_within_functions_count():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from handoff_mpi.allocation import Ledger
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.links import OWN
 from handoff_mpi.scheduler.array_state import LEASE_S, NO_FOLLOWERS, Followers
@@ -26,9 +27,9 @@ class ChainedLeases:
     """Makes the leases that are sent to a slot in the place of an array.
 
     Args:
-        arrays, tasks, ready: the scheduler's tables.
+        ledger, arrays, tasks, ready: the scheduler's tables.
         durations: how long calls take.
-        memory_pressure: the ranks that are short of memory; if no other rank is left, they get single leases.
+        memory_pressure: the ranks that are short of memory.
         window: most tasks in flight at a slot.
 
     Attributes:
@@ -37,6 +38,7 @@ class ChainedLeases:
 
     def __init__(
         self,
+        ledger: Ledger,
         arrays: Arrays,
         tasks: TaskTable,
         ready: ReadyTasks,
@@ -44,6 +46,7 @@ class ChainedLeases:
         memory_pressure: MemoryPressure,
         window: int,
     ) -> None:
+        self._feasibility = ledger.feasibility
         self._arrays = arrays
         self.arrays = self._of = arrays.of
         self._tasks = tasks
@@ -57,8 +60,7 @@ class ChainedLeases:
         queue = slot.queue
         if queue is None:
             return [self._arrays.lease(array, 1)]
-        may_follow = self._may_follow_at_all and slot.rank not in self._memory_pressure.ranks
-        followers = self._followers(array, queue) if may_follow else NO_FOLLOWERS
+        followers = self._followers(array, queue) if self._may_be_followed(slot.rank) else NO_FOLLOWERS
         leases = [self._arrays.lease(array, queue.slots, followers)]
         for each in followers.arrays:
             follower = self._follow(leases[-1], each)
@@ -70,6 +72,11 @@ class ChainedLeases:
     def count(self, tasks: Sequence[int]) -> int:
         """Return how many of the ``tasks`` of a slot there are, each chain of leases as one."""
         return len(tasks) - sum([self._arrays.leader_of(task) >= 0 for task in tasks[1:]])
+
+    def _may_be_followed(self, rank: int) -> bool:
+        """Whether leases at ``rank`` may be followed: one that gets tasks although it had better have none gets one."""
+        is_healthy = not (rank in self._memory_pressure.ranks or rank in self._feasibility.shunned)
+        return self._may_follow_at_all and is_healthy
 
     def _followers(self, array: int, queue: ReadyQueue) -> Followers:
         """Return the arrays of which leases may follow one of ``array``.

@@ -122,7 +122,7 @@ class Scheduler:
         self._commands: list[Command] = []
         self._durations = durations = Durations(self.specs, slots, policy.stop_at)
         window = policy.window if getattr(strategy, "reuses_claims", False) else 0
-        chained_leases = ChainedLeases(arrays, tasks, ready, durations, self.memory_pressure, window)
+        chained_leases = ChainedLeases(ledger, arrays, tasks, ready, durations, self.memory_pressure, window)
         self.dispatches = dispatches = Dispatches(tasks, ready, slots, arrays, chained_leases)
         self._retractions = retractions = Retractions(ledger, tasks, slots, arrays, self._commands)
         tables = ledger, tasks, ready, slots

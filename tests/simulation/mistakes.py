@@ -726,7 +726,7 @@ MISTAKES = [
     Mistake(
         "a lease follows another one that has several intervals, and takes values at wrong places",
         [("scheduler.chained_leases:ChainedLeases._follow", "len(intervals) > 1 or not supplied", "not supplied")],
-        seed=82,
+        seed=101,
         options={"chains": True},
     ),
     Mistake(
@@ -737,15 +737,15 @@ MISTAKES = [
     ),
     Mistake(
         "a rank that is short of memory gets several leases at once",
-        [
-            (
-                "scheduler.chained_leases:ChainedLeases.lease",
-                " and slot.rank not in self._memory_pressure.ranks",
-                "",
-            )
-        ],
+        [("scheduler.chained_leases:ChainedLeases._may_be_followed", "rank in self._memory_pressure.ranks", "False")],
         seed=75,
         options={"chains": True},
+    ),
+    Mistake(
+        "a rank on probation gets several leases as its probe",
+        [("scheduler.chained_leases:ChainedLeases._may_be_followed", "rank in self._feasibility.shunned", "False")],
+        seed=830068,
+        options={"chains": True, "always": ("resumed",)},
     ),
     Mistake(
         "a lease runs although the one that it follows has not ended whole",
@@ -756,12 +756,12 @@ MISTAKES = [
                 "False",
             )
         ],
-        seed=79,
+        seed=87,
         options={"chains": True},
     ),
     Mistake(
         "elements that take what will have no value wait for ever once their lease came back",
-        [("scheduler.links:Links.await_again", "self.lose(source, self._lost(source))", "pass")],
+        [("scheduler.links:Links.await_again", "if taken := link.taken_between(start, stop):", "if False:")],
         dialogue=partial(chain_behind_a_failure, count=50),
     ),
     Mistake(

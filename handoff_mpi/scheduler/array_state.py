@@ -27,6 +27,8 @@ _MAX_SUMMED = 3
 LEASE_INTERVAL_S = 100e-6
 #: It should take at least this long, though other slots end sooner then: a message to another rank takes as long.
 MIN_LEASE_S = 0.0001
+#: A lease that follows another one costs its rank and rank 0 so much, which the first one should not be too short for.
+_LEASE_COST_S = 0.0004
 #: The weight of a new lease in the moving mean of the seconds of an element.
 _WEIGHT = 0.2
 
@@ -214,7 +216,8 @@ class Array:
         lease_s = max(lease_s, slots * LEASE_INTERVAL_S)
         if self.is_open or share * element_s > lease_s:
             share = -(-share // 2)
-        count = max(min(int(lease_s / element_s), share), int(MIN_LEASE_S / element_s))
+        least_s = MIN_LEASE_S + (leases - 1) * _LEASE_COST_S
+        count = max(min(int(lease_s / element_s), share), int(least_s / element_s))
         count = max(count, self.spec.min_count)
         count = min(count, self.spec.chunk or count)
         if count > followers.block > 1:

@@ -11,7 +11,7 @@ import itertools
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.arrays.columns import (
@@ -88,8 +88,17 @@ def values_of(piece: Piece, start: int, stop: int, decode: Decode = decode_input
     Raises:
         EncodingError: an element cannot be decoded on this rank.
     """
+    return [*iterate(piece, start, stop, decode)]
+
+
+def iterate(piece: Piece, start: int, stop: int, decode: Decode = decode_input) -> Iterable[Any]:
+    """As :func:`values_of`, but a block exists only once it is asked for: many lists together leave the caches."""
     if piece and piece[0][0] == BLOCKS:
         return _blocks_of(piece[0], piece[1:], start, stop, decode)
+    return _plain_values_of(piece, start, stop, decode)
+
+
+def _plain_values_of(piece: Piece, start: int, stop: int, decode: Decode) -> list[Any]:
     found: list[Any] = []
     first = 0
     for packed in piece:
@@ -103,14 +112,14 @@ def values_of(piece: Piece, start: int, stop: int, decode: Decode = decode_input
     return found
 
 
-def _blocks_of(header: Packed, columns: Piece, start: int, stop: int, decode: Decode) -> list[Any]:
-    """Return elements that are lists of the values in columns."""
+def _blocks_of(header: Packed, columns: Piece, start: int, stop: int, decode: Decode) -> Iterable[Any]:
+    """Return an iterator over elements that are lists of the values in columns; these are decoded at once."""
     bounds = [0]
     for count, length in header[2]:
         bounds += range(bounds[-1] + length, bounds[-1] + count * length + 1, length)
     first = bounds[start]
-    values = values_of(columns, first, bounds[stop], decode)
-    return [values[low - first : high - first] for low, high in itertools.pairwise(bounds[start : stop + 1])]
+    values = _plain_values_of(columns, first, bounds[stop], decode)
+    return (values[low - first : high - first] for low, high in itertools.pairwise(bounds[start : stop + 1]))
 
 
 class RangeInput(ElementInput):

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from handoff_mpi.arrays.columns import IMMUTABLE, IMMUTABLE_KINDS, Packed, held, pack, snapshot
 from handoff_mpi.arrays.element_input import Piece
-from handoff_mpi.arrays.inputs import values_of
+from handoff_mpi.arrays.inputs import iterate, values_of
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import end_if_forked
 from handoff_mpi.coroutines import COROUTINE_TYPES, result_of
@@ -130,7 +130,7 @@ class ElementLoop:
                 columns[place] = [calls.inputs[piece]]
                 continue
             try:
-                columns[place] = values_of(piece, 0, stop - start, calls.load)
+                columns[place] = iterate(piece, 0, stop - start, calls.load)
             except EncodingError:
                 columns[place] = [_decoded(piece, position, calls.load) for position in range(stop - start)]
                 code = functools.partial(_call_if_decoded, code)

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 #: A column of a list is shorter where it would be larger than this: some kinds travel whole.
 MAX_COLUMN_NBYTES = 16 * 1024
+#: The first column of a list has at most so many elements: a power of two.
+_FIRST_LENGTH = 16
 #: So many elements are read of an iterator.
 MAX_READ = 10_000_000
 #: At most so many bytes of an array of numpy are hashed at a time.
@@ -247,15 +249,14 @@ class ListInput(ElementInput):
             return
         elements, encoded = iter(self._values), 0
         problems: list[str] = []
-        length = 1  # of a column, until it is known how large elements are
+        length = _FIRST_LENGTH  # of a column, until it is known how large elements are
         while chunk := [*itertools.islice(elements, min(length, BLOCK - encoded % BLOCK))]:
             try:
                 packed = pack(chunk)
             except ColumnError as error:
                 problems += self._problems(encoded, error)
             else:
-                self._append(encoded, packed)
-                length = next_length(packed)
+                length = self._append(encoded, packed, chunk)
             encoded += len(chunk)
         if problems:
             raise DAGError(problems)
@@ -279,13 +280,19 @@ class ListInput(ElementInput):
             columns[-1] = cut(columns[-1], 0, stop - self._starts[last - 1])
         return tuple(columns)
 
-    def _append(self, start: int, packed: Packed) -> None:
-        """Keep a column, in parts where it is large and parts of it lie apart."""
-        count = count_of(packed)
-        length = count if packed[0] == MARSHALLED else min(count, next_length(packed))
+    def _append(self, start: int, packed: Packed, elements: list[Any]) -> int:
+        """Keep the column of ``elements``, in parts where it is large; return how many elements such parts have."""
+        count, length = count_of(packed), next_length(packed)
+        if count <= (2 * length if packed[0] == MARSHALLED else length):
+            self._starts.append(start)
+            self._columns.append(packed)
+            return length
         for low in range(0, count, length):
+            high = min(low + length, count)
             self._starts.append(start + low)
-            self._columns.append(cut(packed, low, min(low + length, count)))
+            # Each part of marshalled elements would have all of them.
+            self._columns.append(pack(elements[low:high]) if packed[0] == MARSHALLED else cut(packed, low, high))
+        return length
 
     def _problems(self, start: int, error: ColumnError) -> Iterator[str]:
         for position, each in error.errors.items():

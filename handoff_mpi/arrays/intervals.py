@@ -67,6 +67,11 @@ class IntervalSet:
         """Add ``range(start, stop)``; intervals that it touches become one with it."""
         if start >= stop:
             return
+        if not self._stops or start > self._stops[-1]:  # as most do, that come in their order
+            self._starts.append(start)
+            self._stops.append(stop)
+            self._count += stop - start
+            return
         first = bisect_left(self._stops, start)
         last = bisect_right(self._starts, stop)
         if first < last:
@@ -87,12 +92,22 @@ class IntervalSet:
         if first >= last:
             return
         low, high = self._starts[first], self._stops[last - 1]
-        parts = [(low, start)] * (low < start) + [(stop, high)] * (stop < high)
-        self._replace(first, last, [part[0] for part in parts], [part[1] for part in parts])
+        if low < start:
+            self._replace(first, last, [low, stop] if stop < high else [low], [start, high] if stop < high else [start])
+        elif stop < high:
+            self._replace(first, last, [stop], [high])
+        else:
+            self._replace(first, last, [], [])
 
     def take(self, count: int) -> list[Interval]:
         """Remove the lowest ``count`` members, or all if they are fewer, and return them as intervals."""
         taken: list[Interval] = []
+        if count >= self._count:
+            taken = self.intervals()
+            self._starts.clear()
+            self._stops.clear()
+            self._count = 0
+            return taken
         for start, stop in self:
             if count <= 0:
                 break
@@ -106,8 +121,14 @@ class IntervalSet:
         """Return the intervals of the members that are in ``range(start, stop)``."""
         first = bisect_right(self._stops, start)
         last = bisect_left(self._starts, stop)
-        pairs = zip(self._starts[first:last], self._stops[first:last], strict=True)
-        return [(max(low, start), min(high, stop)) for low, high in pairs] if start < stop else []
+        if first >= last or start >= stop:
+            return []
+        found = [*zip(self._starts[first:last], self._stops[first:last], strict=True)]
+        if found[0][0] < start:
+            found[0] = start, found[0][1]
+        if found[-1][1] > stop:
+            found[-1] = found[-1][0], stop
+        return found
 
     def last_of(self, indices: range) -> int | None:
         """Return the largest of the ascending ``indices`` that is a member, None if none is."""

@@ -8,8 +8,8 @@ constants are a plain payload of ``(inlines, call)``: pickles in which values ar
 pickle met what stands for them. ``call`` gives the whole argument list and the keyword arguments; ``inlines`` are the
 inline functions, each after those whose values it takes, as ``(number of its code, pickle of its arguments)``. Mode
 ELEMENTS is that of an array: its constants are those of mode TEMPLATE, and placeholders also mark where the elements of
-its inputs are put. A function with a working directory, variables or copies of its inputs of its own has these as a
-fifth part.
+its inputs are put; where these elements are all that it takes, in order, they are a plain payload of the number of the
+inputs. A function with a working directory, variables or copies of its inputs of its own has these as a fifth part.
 """
 
 from __future__ import annotations
@@ -179,6 +179,8 @@ def build_element_calls(
     codes, mode, constants = call_template[:3]
     assert mode == ELEMENTS and constants is not None
     code = load_code(codes[0])
+    if type(constants[1]) is int:
+        return code, [None] * constants[1], {}, tuple(enumerate(range(constants[1])))
     args, kwargs = _fill(constants[1], _Values(values, load_constant), load_inline or load_code, load)
     positions = tuple([(place, each.number) for place, each in enumerate(args) if type(each) is Placeholder])
     return code, [*args], kwargs, positions

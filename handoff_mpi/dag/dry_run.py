@@ -165,6 +165,8 @@ class _Use:
 def _constants(plan: Plan, call_template: CallTemplate, is_first: bool) -> Iterator[tuple[Any, int, Any]]:
     """Yield of what is pickled of the constants in ``call_template``: what tells it from others, its kind, itself."""
     _, mode, constants, large, *_ = call_template
+    if mode == ELEMENTS and constants is not None and type(constants[1]) is int:
+        return  # it takes nothing but its elements
     if mode in _WITH_VALUES and constants is not None:
         inlines, call = constants[1]
         if mode == ELEMENTS and is_first and not inlines and not large:

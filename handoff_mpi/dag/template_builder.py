@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.call_template import (
     CONSTANT,
+    ELEMENT,
     ELEMENTS,
     INLINE,
     INPUT,
@@ -82,8 +83,10 @@ class TemplateBuilder:
         if is_template or is_array or not takes_all:
             mode = ELEMENTS if is_array else TEMPLATE
             args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
-            call = dumps((args, kwargs), self._reducers)
-            constants = (PLAIN, (tuple(self._inlines), call))
+            if is_array and not kwargs and _are_elements_alone(args):
+                constants = (PLAIN, len(args))
+            else:
+                constants = (PLAIN, (tuple(self._inlines), dumps((args, kwargs), self._reducers)))
         else:
             mode = LIST if function.argument_inclusion == AS_LIST else VALUES
             if extra or kwargs:
@@ -160,6 +163,12 @@ class TemplateBuilder:
         self._inlines.append((code, dumps((args, kwargs), self._reducers)))
         number = self._inline_numbers[function.id] = len(self._inlines) - 1
         return number
+
+
+def _are_elements_alone(args: Sequence[Any]) -> bool:
+    """Whether the elements of the inputs of an array are all that its calls take, in their order."""
+    found = [(each.kind, each.number) for each in args if type(each) is Placeholder]
+    return found == [(ELEMENT, number) for number in range(len(args))]
 
 
 def _are_plain(extra: tuple[object, ...], kwargs: dict[str, object]) -> bool:

@@ -276,6 +276,8 @@ def test_large_elements_are_encoded_one_by_one_and_small_ones_together():
     for index in (0, 1, 700, 4999):
         (column,) = strings.piece(index, index + 1)
         assert len(pickle.dumps(column)) < 2 * MAX_COLUMN_NBYTES
+    long = frozen(["x" * 100_000] * 20)
+    assert max(len(pickle.dumps(long.piece(index, index + 1))) for index in range(20)) < 110_000
     pickled = frozen([[0] * 1000] * 50)
     assert len(pickle.dumps(pickled.piece(7, 8))) < 2 * len(pickle.dumps([0] * 1000))
 

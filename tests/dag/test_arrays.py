@@ -34,7 +34,7 @@ from handoff_mpi.dag.references import inputs_of
 from handoff_mpi.dag.task_spec import TaskSpec
 from handoff_mpi.dag.validation import are_right_at_first_sight, find_all_problems
 from handoff_mpi.launch.admission import Fit, describe_fit
-from handoff_mpi.serialization import decode, decode_code
+from handoff_mpi.serialization import PLAIN, decode, decode_code
 
 
 def told(*args, **kwargs):
@@ -388,6 +388,7 @@ def test_an_array_is_frozen_as_one_task():
     assert {type(each) for each in (specs[2].array.chunk, specs[3].array.max_failures)} == {int}
     assert [specs[number].inputs for number in (2, 3, 4)] == [(), (0,), ()]
     assert specs[2].timeout_s == 9 and [template[1] for template in plan.call_templates[2:]] == [ELEMENTS] * 3
+    assert plan.call_templates[2][2] == (PLAIN, 1) and type(plan.call_templates[3][2][1]) is tuple
     # Functions with one number are taken to last alike: arrays have their own.
     assert specs[0].code == specs[1].code and len({spec.code for spec in specs}) == 4
     assert [plan.code_names[spec.code] for spec in specs] == ["double", "double", "double", "add", "double"]

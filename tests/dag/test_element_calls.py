@@ -24,6 +24,11 @@ def test_elements_are_put_between_values_that_all_calls_share():
     assert type(args) is list and args[0] == "a" and args[2] == ["large"]
 
 
+def test_calls_that_take_elements_alone_need_no_pickle():
+    made = (4,), ELEMENTS, (PLAIN, 2), ()
+    assert build_element_calls(made, [], {4: pow}.get, None) == (pow, [None, None], {}, ((0, 0), (1, 1)))
+
+
 def test_inline_functions_are_evaluated_once_for_all_elements():
     calls = []
 

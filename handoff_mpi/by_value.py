@@ -168,6 +168,8 @@ def one_state() -> Iterator[None]:
 
 def holds_names(blob: bytes) -> bool:
     """Whether a pickle may refer to a module that travels by value by its name, or hold a sentinel of such a module."""
+    if pickle.STACK_GLOBAL not in blob:  # behind each name: most values consist of built-in ones, which have none
+        return False
     if len(_marks) != len(CARRIED_NAMES) + len(_MAIN) + 1:
         _marks[:] = [_SENTINEL, *map(_mark, (*_MAIN, *CARRIED_NAMES))]
     for mark in _marks:  # noqa: SIM110 - a generator takes as long as all the rest

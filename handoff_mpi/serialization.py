@@ -48,6 +48,8 @@ NOTHING: Payload = (PLAIN, None)
 
 #: The beginning of an :class:`EncodingError` message where the code that raises it does not know the value's id.
 UNDECODABLE = "a value cannot be decoded"
+#: What a pickle has behind each name of a class or a function.
+_NAME = pickle.STACK_GLOBAL
 #: The function of numpy that a pickle calls for an array whose memory it holds.
 _ARRAY = b"_frombuffer"
 #: Where a pickle has the beginning of the name of the module whose function makes the object; behind its frame's size.
@@ -242,8 +244,8 @@ def decode_input(payload: Payload) -> object:
 
 def decode_writable(payload: Payload) -> object:
     """As :func:`decode`, but the caller owns the payload's memory, and arrays in it can be written to."""
-    if payload[0] == PLAIN:
-        return payload[1]
+    if _is_of_builtins(payload):
+        return decode(payload)
     with reading_originals(), _decoding_parts(decode_writable):
         return _unpickled_writable(payload[1], [_writable(part) for part in payload[2:]])
 
@@ -254,10 +256,15 @@ def decode_private(payload: Payload) -> object:
     Raises:
         EncodingError: the payload cannot be unpickled here.
     """
-    if payload[0] == PLAIN:
-        return payload[1]
+    if _is_of_builtins(payload):
+        return decode(payload)
     with _decoding_parts(decode_private):
         return _unpickled_writable(payload[1], [bytearray(part) for part in payload[2:]])
+
+
+def _is_of_builtins(payload: Payload) -> bool:
+    """Whether a payload certainly has no object but built-in values and containers of such, as those of records do."""
+    return payload[0] == PLAIN or (len(payload) == 2 and _NAME not in payload[1])
 
 
 class _Parts(threading.local):

@@ -97,7 +97,7 @@ def snapshot(value: Any) -> Any:
     numpy = imported_module("numpy")
     if numpy is not None and kind is numpy.ndarray:
         if value.nbytes <= _MAX_COPIED_NBYTES and value.dtype.kind in _DTYPE_KINDS:
-            return value.copy()
+            return value.copy("F" if value.flags.fnc else "C")  # as pickle does
     elif numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in _SCALAR_KINDS:
         SETTLED.add(kind)
         return value

@@ -44,7 +44,8 @@ def digest_of(columns: Iterable[Packed], digest_object: DigestObject | None) -> 
         return hashed([header_of(alike), alike[-1]])
     if are_immutable(values):
         return hashed([marshal.dumps(values, MARSHAL_VERSION)])
-    found = [_pickled_canonically(value) or (digest_object(value) if digest_object else None) for value in values]
+    pickles = _CanonicalPickles()
+    found = [pickles.of(value) or (digest_object(value) if digest_object else None) for value in values]
     return hashed(each or b"" for each in found) if all(found) else NO_DIGEST
 
 
@@ -71,14 +72,27 @@ def hashed(parts: Iterable[bytes]) -> bytes:
     return found.digest()
 
 
-def _pickled_canonically(value: Any) -> bytes | None:
-    """Return a pickle of ``value``, in which it does not matter whether equal parts are one object."""
-    try:
-        with io.BytesIO() as file:
-            _CanonicalPickler(file).dump(value)
-            return file.getvalue()
-    except Exception:
-        return None  # it has parts of other classes, or contains itself
+class _CanonicalPickles:
+    """Pickles in which it does not matter whether equal parts are one object."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file = io.BytesIO()
+        self._pickler = _CanonicalPickler(self._file)  # to make one for each value takes longer than to pickle it
+
+    def of(self, value: Any) -> bytes | None:
+        """Return the pickle of ``value``; None if it has parts of classes of users, or contains itself."""
+        try:
+            self._pickler.dump(value)
+        except Exception:
+            self._begin()
+            return None
+        found = self._file.getvalue()
+        self._file.seek(0)
+        self._file.truncate()
+        return found
 
 
 class _CanonicalPickler(pickle.Pickler):

@@ -98,7 +98,7 @@ class Pool:
             DAGError: the function or an element cannot be sent, or the iterables differ in length.
             UsageError: the pool or its job is closed.
         """
-        if len(iterables) > 1 and chunksize is None and type(iterables[-1]) is int:
+        if len(iterables) > 1 and chunksize is None and type(plain(iterables[-1])) is int:
             *iterables, chunksize = iterables  # type: ignore[assignment]
         return self._map(function, iterables, chunksize, False)
 
@@ -113,8 +113,9 @@ class Pool:
         code, declared = with_declared(function, {})
         if not callable(code):
             raise UsageError(f"map takes a function first, not {show(function)}")
-        if chunksize is not None and (type(plain(chunksize)) is not int or chunksize < 1):
-            raise UsageError(f"chunksize must be a whole number from 1, or None, not {show(chunksize)}")
+        given, chunksize = chunksize, plain(chunksize)
+        if chunksize is not None and (type(chunksize) is not int or chunksize < 1):
+            raise UsageError(f"chunksize must be a whole number from 1, or None, not {show(given)}")
         handle = next((each for each in iterables if type(each) in HANDLES), None)
         if handle is not None:
             raise UsageError(f"map takes values, and {show(handle)} stands for values of a DAG; map it with DAG.map")

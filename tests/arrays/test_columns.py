@@ -191,6 +191,14 @@ def test_values_are_as_they_were_when_their_snapshot_was_taken():
     assert [each[1] for each in values[3::4]] == values[2::4]
 
 
+def test_arrays_keep_their_order_of_memory():
+    by_column = np.asfortranarray(np.ones((2, 3)))
+    for values in ([by_column], [by_column, by_column.copy("C")], [np.ones((4, 6))[::2, ::2]]):
+        found = unpack(pack([*map(snapshot, values)]))
+        wanted = pickle.loads(pickle.dumps(values))
+        assert [each.flags.f_contiguous for each in found] == [each.flags.f_contiguous for each in wanted]
+
+
 def test_a_value_that_cannot_be_pickled_is_named_by_its_position():
     with pytest.raises(ColumnError) as caught:
         pack([[1], (each for each in "ab"), [2], open])

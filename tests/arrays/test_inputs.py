@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handoff_mpi.arrays import inputs
+from handoff_mpi.arrays import element_input, inputs
 from handoff_mpi.arrays.element_input import BLOCK, MAX_DIGESTS
 from handoff_mpi.arrays.inputs import MAX_COLUMN_NBYTES, freeze_elements, values_of
 from handoff_mpi.arrays.intervals import IntervalSet
@@ -157,6 +157,23 @@ def test_integers_beside_others_are_those_of_a_range_one_by_one():
     assert [each[0] for each in forms] == ["range"] * 4 + ["blocks"] * 6
     assert len(set(forms)) == len(forms)
     assert forms[:2] == [frozen(range(5, 5, 2)).value_digests(), frozen(range(3, 9, 9)).value_digests()]
+
+
+class Own:
+    """A class of a user."""
+
+
+def test_each_block_is_hashed_once_unless_it_depends_on_classes_of_users(monkeypatch):
+    hashed = []
+    digest_of = element_input.digest_of
+    monkeypatch.setattr(element_input, "digest_of", lambda *each: hashed.append(each) or digest_of(*each))
+    elements = frozen([{"x": [x]} for x in range(50)] + [Own()])
+    digests = elements.digests(lambda value: b"one")
+    assert len(hashed) == 51
+    assert elements.same_prefix(digests, lambda value: b"one").intervals() == [(0, 51)]
+    assert elements.same_prefix(digests, lambda value: b"other").intervals() == [(0, 50)]
+    assert elements.same_prefix(digests).intervals() == [(0, 50)]
+    assert len(hashed) == 54
 
 
 @pytest.mark.parametrize(("count", "length"), [(1, 1), (MAX_DIGESTS, 1), (MAX_DIGESTS + 1, 2), (10**7, BLOCK)])

@@ -93,6 +93,7 @@ def note_and_fail(x):
 def test_a_map_returns_a_list_of_the_values_in_order(cluster):
     assert cluster.map(square, range(100)) == [x * x for x in range(100)]
     assert cluster.map(square, [1.5, 2.5], chunksize=1) == [2.25, 6.25]
+    assert cluster.map(square, range(100), chunksize=numpy.int64(3)) == [x * x for x in range(100)]
 
 
 @pytest.mark.parametrize("chunksize", [0, -1, 1.5, True, "a"])

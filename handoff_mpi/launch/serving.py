@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.launch.exit_in_call import exits_by_signal
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.rank_end import end_rank
 from handoff_mpi.launch.registrations import set_up
@@ -130,7 +131,8 @@ class _Server:
         take_sources(setup.sources)
         job, end = self._job, end_rank if self._job.is_mpi else None
         monitor = self._rank0_monitor if setup.stays_open else None
-        with _all_ranks_refused(job):
+        exits = exits_by_signal(job.rank) if job.has_fault_tolerance else nullcontext()
+        with _all_ranks_refused(job), exits:
             parts = setup, pending, job.is_threaded, job.leave, end, self._child_pool, monitor
             return serve_run(job.transport, *parts)
 

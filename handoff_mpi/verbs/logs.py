@@ -14,8 +14,9 @@ from pathlib import Path
 
 from handoff_mpi.arrays.element_names import is_among
 from handoff_mpi.errors import EXIT_DONE, JournalError, UsageError
-from handoff_mpi.formatting import one_line, without_controls
-from handoff_mpi.results.function_story import read_function
+from handoff_mpi.formatting import counted, one_line, without_controls
+from handoff_mpi.results.element_story import DONE, FAILED, OPEN
+from handoff_mpi.results.function_story import FunctionStory, read_function
 from handoff_mpi.results.output_files import OUTPUT, OutputDirectory, Printed
 from handoff_mpi.results.output_follow import Follower, LinePrefixer
 from handoff_mpi.results.run_dir import JOURNAL, STATUS
@@ -32,6 +33,7 @@ FOLLOW_INTERVAL_S = 0.2
 FOLLOW_SILENCE_S = 20.0
 _ID_CHARS = 60
 _STATES = {"skipped": "was skipped", "failed": "has failed"}
+_PLURAL = {"is": "are", "has": "have", "was": "were"}
 _MAX_RANKS = 20
 
 
@@ -124,11 +126,30 @@ def _why_nothing(run_dir: Path, id: str, printed: Mapping[str, None]) -> str:
     except JournalError as error:
         hint = did_you_mean(id, printed, shown=one_line)
         raise UsageError(f"{one_line(id, _ID_CHARS)} has printed nothing in {run_dir}; {error}{hint}") from error
+    whole = _state_in_words(told)
+    if told.elements is None:
+        return f": it {whole}"
+    words = {DONE: "is done", FAILED: _STATES["failed"], OPEN: "was skipped" if whole in _STATES.values() else whole}
+    counts: dict[str, int] = {}
+    for each in told.elements:
+        counts[words[each.state]] = counts.get(words[each.state], 0) + len(each.elements)
+    if sum(counts.values()) == 1:
+        return f": it {next(iter(counts))}"
+    return f": {', '.join(_counted_state(*each) for each in counts.items())}"
+
+
+def _counted_state(state: str, count: int) -> str:
+    verb, _, rest = state.partition(" ")
+    return f"{counted(count, 'element')} {verb if count == 1 else _PLURAL[verb]} {rest}"
+
+
+def _state_in_words(told: FunctionStory) -> str:
+    """Return the state of a function, or of the array, in words that follow its name."""
     state = STATES[int(told.story.tasks.state[told.task])]
-    calls = int((told.story.calls.task == told.task).sum())
     if state == "waiting":
-        return f": it has {'not ended' if calls else 'not been called'} yet"
-    return f": it {_STATES.get(state, f'is {state}')}"
+        has_begun = bool((told.story.calls.task == told.task).any())
+        return f"has {'not ended' if has_begun else 'not been called'} yet"
+    return _STATES.get(state, f"is {state}")
 
 
 def _print_attempts(directory: OutputDirectory, wanted: Iterable[Printed], raw: bool, has_heads: bool) -> None:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from handoff_mpi import cli
+from handoff_mpi.arrays.columns import pack
 from handoff_mpi.errors import UsageError
 from handoff_mpi.messages import RAISED
 from handoff_mpi.results.output_follow import MAX_SHOWN_NBYTES
@@ -127,6 +128,26 @@ def test_it_tells_why_a_function_has_printed_nothing(logs, run_dir):
     code, _, err = logs(run_dir, "f-3")
     assert code == 2
     assert err.startswith(f"handoff: no function f-3 is in {run_dir}; did you mean f-")
+
+
+def test_it_tells_of_elements_and_not_of_their_array_why_they_have_printed_nothing(logs, run_dir):
+    (run_dir / "journal").unlink(missing_ok=True)
+    computed = "elements", 0, 1, [(0, 3)], pack([None] * 3), T0 + 1, 0.5
+    failed = "elements_failed", 0, 1, ((3, 4),), 1, "ValueError", "bad", 0, 0
+    tasks = "tasks", 0, [row("sweep"), row("open")]
+    parts = ("array", 0, 8, []), ("array", 1, 8, []), computed, ("elements", 1, *computed[2:]), failed
+    end = turn(2.0, (), (), [(0, 1, -1, RAISED, "ValueError", "1 of 8 elements failed")])
+    write_launch(run_dir, ("run", about()), tasks, *parts, end)
+    states = {
+        "sweep[1]": "it is done",
+        "sweep[3]": "it has failed",
+        "sweep[5]": "it was skipped",
+        "sweep[1:6]": "1 element has failed, 2 elements are done, 2 elements were skipped",
+        "open[0]": "it is done",
+        "open[5:]": "3 elements have not ended yet",
+    }
+    told = {id: logs(run_dir, id)[2] for id in states}
+    assert told == {id: f"{id} has printed nothing in {run_dir}: {why}\n" for id, why in states.items()}
 
 
 def test_ids_are_listed_as_people_sort_them(logs, tmp_path):

@@ -87,7 +87,7 @@ class BegunRun:
         self.origins = Origins() if files.path is None else origins_here(self.about["host"])
         hosts = {each.rank: each.host for each in checked.job.capabilities}
         elements = ElementRecords(checked.plan, checked.scheduler.arrays)
-        printer = FailurePrinter(elements.id_of, hosts, print_message)
+        printer = FailurePrinter(elements.id_of, hosts, print_message, elements.failed)
         self.recorder = self._make_recorder(printer, hosts, elements)
         capabilities, restored = checked.job.capabilities, self.resumed.rest
         self.progress = Progress(checked.plan, checked.scheduler, self.recorder, capabilities, printer.groups, restored)

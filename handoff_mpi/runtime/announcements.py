@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,11 +53,14 @@ class FailurePrinter:
         id_of: returns the id of a task, by its number.
         hosts: rank to host name.
         say: prints a line, or several.
+        elements_of: returns the ids of the first elements that a number stands for, and how many there are; without it
+            each number is one function.
     """
 
     id_of: Callable[[int], Hashable]
     hosts: Mapping[int, str]
     say: Callable[[str], None]
+    elements_of: Callable[[int], tuple[Sequence[Hashable], int]] | None = None
     _groups: dict[tuple[str, str], _Shown] = field(default_factory=dict)
     _undecided: set[int] = field(default_factory=set)
 
@@ -76,7 +79,10 @@ class FailurePrinter:
 
     def function_failed(self, task: int, attempt: int, rank: int, error: ErrorReport) -> None:
         shown = self._group(error)
-        shown.group.add(self.id_of(task))
+        ids, count = ([self.id_of(task)], 1) if self.elements_of is None else self.elements_of(task)
+        if not shown.group.count:
+            shown.group.message = error.message  # so far it was that of an attempt, perhaps of another function
+        shown.group.add_all(ids, count)
         if task in self._undecided:
             shown.is_shown = True  # its last attempt, whose failure may have other words
         elif not shown.is_shown:

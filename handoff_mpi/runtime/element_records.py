@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple
 
 from handoff_mpi.arrays.element_names import elements_name
@@ -12,6 +12,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import one_line
 from handoff_mpi.messages import ErrorReport, LeaseReport
 from handoff_mpi.results.array_result import ElementKey
+from handoff_mpi.results.failure_groups import MAX_NAMED
 from handoff_mpi.scheduler.arrays import Arrays
 
 #: Of the elements of a lease, so many intervals are named.
@@ -66,10 +67,19 @@ class ElementRecords:
         lease = self._leases.get(number)
         return 1 if lease is None else max(1, len(lease.intervals))
 
+    def failed(self, number: int) -> tuple[Sequence[Hashable], int]:
+        """Return the ids of the first elements that a number stands for, and how many there are."""
+        return self.first_ids(number), self.count(number)
+
     def has_any(self, number: int) -> bool:
         """Whether a number of the scheduler's log stands for anything: a lease may have no element left."""
         lease = self._leases.get(number)
         return lease is None or bool(lease.intervals)
+
+    def call(self, number: int, attempt: int) -> tuple[int, int]:
+        """Return the task and the attempt of a call that runs: another lease alone is no other attempt."""
+        lease = self._leases.get(number)
+        return (number, attempt) if lease is None else (lease.array, lease.incidents + 1)
 
     def attempt_of(self, number: int, attempt: int) -> int:
         """Return the attempt that has just failed or was lost, of a task, or of the elements of a lease."""
@@ -92,6 +102,17 @@ class ElementRecords:
         if len(intervals) == 1:
             return ElementKey(array, intervals.intervals()[0][0])
         return ElementsKey(array, slices(intervals))
+
+    def first_ids(self, number: int) -> list[Hashable]:
+        """Return the ids of the first elements that a number stands for, each by itself; of a task its own id."""
+        lease = self._leases.get(number)
+        if lease is None:
+            return [self.id_of(number)]
+        array, tree = self._plan.ids[lease.array], self._plan.arrays[lease.array].tree
+        first = islice((index for start, stop in lease.intervals for index in range(start, stop)), MAX_NAMED)
+        if tree is None:
+            return [ElementKey(array, index) for index in first]
+        return [ElementsKey(array, slices(IntervalSet([tree.folded(index)]))) for index in first]
 
     def tells_failures_of(self, number: int) -> bool:
         """Whether a number stands for an array of which elements failed, which are reported one by one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 #: So many losses are kept, the newest ones, and of each so many functions are named.
@@ -12,16 +12,16 @@ MAX_LOSSES, MAX_NAMED = 100, 5
 
 @dataclass(slots=True)
 class Repeated:
-    """Functions that run again for one reason: how many, and the first of them."""
+    """Functions, and elements of arrays, that run again for one reason: how many, and the first of them."""
 
     count: int = 0
-    first: list[int] = field(default_factory=list)
+    first: list[Hashable] = field(default_factory=list)
 
-    def add(self, task: int) -> None:
-        """Count one more."""
-        self.count += 1
+    def add(self, id: Hashable, count: int) -> None:
+        """Add a function, or ``count`` elements that one id names."""
+        self.count += count
         if len(self.first) < MAX_NAMED:
-            self.first.append(task)
+            self.first.append(id)
 
 
 @dataclass(slots=True)
@@ -42,11 +42,11 @@ class Loss:
     reassigned: Repeated = field(default_factory=Repeated)
     recomputed: Repeated = field(default_factory=Repeated)
 
-    def to_json(self, host: str, label: Callable[[int], str]) -> dict[str, object]:
+    def to_json(self, host: str, label: Callable[[Hashable], str]) -> dict[str, object]:
         """Return the loss for ``status.json``.
 
         Args:
-            label: returns how a task is called there.
+            label: returns how an id is written there.
         """
         return {
             "rank": self.rank,
@@ -56,8 +56,8 @@ class Loss:
             "returned_s": self.returned_s,
             "reassigned": self.reassigned.count,
             "recomputed": self.recomputed.count,
-            "first_reassigned": [label(task) for task in self.reassigned.first],
-            "first_recomputed": [label(task) for task in self.recomputed.first],
+            "first_reassigned": [label(id) for id in self.reassigned.first],
+            "first_recomputed": [label(id) for id in self.recomputed.first],
         }
 
 
@@ -66,7 +66,8 @@ class Losses:
 
     Attributes:
         newest: the losses, in order.
-        reassigned, recomputed: how many functions were repeated in all; also values that were lost without a rank.
+        reassigned, recomputed: how many functions, and elements of arrays, were repeated in all; also values that were
+            lost without a rank.
     """
 
     def __init__(self) -> None:
@@ -97,15 +98,15 @@ class Losses:
         """Return why each rank was lost that has not returned."""
         return {rank: loss.reason for rank, loss in self._of_rank.items()}
 
-    def reassign(self, task: int, rank: int) -> None:
-        """Note that a call was on ``rank``, and is made elsewhere."""
-        self.reassigned += 1
-        self._of(rank).reassigned.add(task)
+    def reassign(self, id: Hashable, count: int, rank: int) -> None:
+        """Note that ``count`` calls were on ``rank``, and are made elsewhere."""
+        self.reassigned += count
+        self._of(rank).reassigned.add(id, count)
 
-    def recompute(self, task: int, rank: int) -> None:
-        """Note that a value was on ``rank``, and is computed again."""
-        self.recomputed += 1
-        self._of(rank).recomputed.add(task)
+    def recompute(self, id: Hashable, count: int, rank: int) -> None:
+        """Note that ``count`` values were on ``rank``, and are computed again."""
+        self.recomputed += count
+        self._of(rank).recomputed.add(id, count)
 
     def end_turn(self) -> None:
         """Forget what was repeated though its rank is not lost: a loss is reported in the same turn."""

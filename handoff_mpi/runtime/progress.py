@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -391,9 +391,8 @@ class Progress:
 
     def _running_calls(self) -> list[_Call]:
         """Return the running calls that are known, among them the longest ones."""
-        calls = (*self.own_calls(), *self._recorder.longest_calls(MAX_TIMED_CALLS))
-        task_of = self._scheduler.arrays.task_of
-        return list({call[0]: (task_of(call[0]), *call[1:]) for call in calls}.values())
+        own = [(*self._recorder.elements.call(*call[:2]), *call[2:]) for call in self.own_calls()]
+        return list({call[0]: call for call in (*own, *self._recorder.longest_calls(MAX_TIMED_CALLS))}.values())
 
     def _slowest_calls(self) -> list[dict[str, object]]:
         """Return the calls of this launch that have ended and took longest, the longest first."""
@@ -407,11 +406,11 @@ class Progress:
         return {"id": self._label(task), "name": name, "rank": rank, "host": self._recorder.host_of(rank)}
 
     def _label(self, task: int) -> str:
-        return one_line(id_text(self._plan.ids[task]), _MAX_ID_CHARS)
+        return _text(self._plan.ids[task])
 
     def _losses(self) -> list[dict[str, object]]:
         host_of = self._recorder.host_of
-        return [loss.to_json(host_of(loss.rank), self._label) for loss in list(self._recorder.losses.newest)]
+        return [loss.to_json(host_of(loss.rank), _text) for loss in list(self._recorder.losses.newest)]
 
     def _failure_groups(self) -> list[dict[str, object]]:
         groups = itertools.islice((group for group in self._failures() if group.count), MAX_FAILURES)
@@ -420,10 +419,14 @@ class Progress:
                 "what": one_line(group.what, _MAX_REASON_CHARS),
                 "message": one_line(group.message, _MAX_REASON_CHARS),
                 "count": group.count,
-                "first": one_line(id_text(group.ids[0]), _MAX_ID_CHARS),
+                "first": _text(group.ids[0]),
             }
             for group in groups
         ]
+
+
+def _text(id: Hashable) -> str:
+    return one_line(id_text(id), _MAX_ID_CHARS)
 
 
 def _taken(queue: deque[_T]) -> Iterator[_T]:

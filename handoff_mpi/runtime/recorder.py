@@ -67,7 +67,7 @@ class Recorder:
         ended: the calls that have ended, for who counts them and takes them out.
         undone: the same of tasks that go back because a rank or a value was lost.
         skipped: the same of tasks that cannot run, because another failed.
-        retries: how many attempts failed and were repeated.
+        retries: how many attempts failed and were repeated, those of elements one by one.
         losses: the ranks that were lost, and what runs again because of it.
         elements: as given.
         events: takes in what happens besides calls that end well.
@@ -238,7 +238,7 @@ class Recorder:
         self.elements.end_turn()
 
     def _on_retry(self, scheduler: Scheduler, task: int, attempt: int, rank: int, why: log.FailedAttempt) -> None:
-        self.retries += 1
+        self.retries += self.elements.count(task)
         self._note_incident(task, attempt, rank, *why)
         due = scheduler.ready.deferred.get(task)
         delay_s = 0.0 if due is None else due - scheduler.now
@@ -256,7 +256,8 @@ class Recorder:
         is_rank_lost = cause == Cause.RANK_LOST
         if not self.elements.has_any(task):
             return  # none of its elements has begun, and they wait for others again
-        (self.losses.reassign if is_rank_lost else self.losses.recompute)(self.elements.task_of(task), rank)
+        repeat = self.losses.reassign if is_rank_lost else self.losses.recompute
+        repeat(self._id(task), self.elements.count(task), rank)
         self._note_incident(task, attempt, rank, INCIDENTS[cause], reason)
         event = events.FUNCTION_REASSIGN if is_rank_lost else events.FUNCTION_RECOMPUTE
         telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": reason})

@@ -128,8 +128,9 @@ _REPEATED = (
 def _repeated(count: float, first: object, one: str, many: str) -> str:
     if not count:
         return ""
-    names = [_short(id, 30) for id in first[:_MAX_NAMES]] if isinstance(first, list) else []
-    listed = ", ".join([*names, "..."] if count > len(names) else names)
+    ids = first if isinstance(first, list) else []  # one of them may name many elements
+    names = [_short(id, 30) for id in ids[:_MAX_NAMES]]
+    listed = ", ".join([*names, "..."] if len(ids) > len(names) else names)
     return f"{one if count == 1 else f'{count:,.0f} {many}'}{f' ({listed})' if names else ''}"
 
 

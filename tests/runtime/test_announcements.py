@@ -45,6 +45,19 @@ def test_equal_failures_are_one_traceback_and_a_count():
     assert said[1] == "ValueError at dag.py:4: 'f-0' and 4,999 others ('f-1', 'f-2', 'f-3', 'f-4', …) failed"
 
 
+def test_elements_are_counted_one_by_one_and_the_message_is_that_of_the_first_which_failed():
+    leases = {7: (["s[518]", "s[619]"], 3), 8: (["s[13]"], 7)}
+    said = []
+    shown = FailurePrinter("s-{}".format, {1: "h1"}, said.append, leases.get)
+    shown.attempt_failed(8, 1, 1, report("bad 13"), 0.0)
+    shown.function_failed(7, 2, 1, report("bad 518"))
+    shown.function_failed(8, 2, 1, report("bad 13"))
+    shown.close()
+    assert said[-1] == "ValueError at dag.py:4: 's[518]' and 9 others ('s[619]', 's[13]', …) failed"
+    (group,) = shown.groups()
+    assert (group.count, group.message) == (10, "bad 518")
+
+
 def test_other_kinds_and_places_are_shown_for_themselves():
     shown, said = printer()
     shown.function_failed(0, 1, 1, report())

@@ -23,8 +23,8 @@ from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.progress import OTHERS, Progress
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause, State
-from handoff_mpi.scheduler.array_state import Array
-from handoff_mpi.scheduler.transitions import Lost, Returned
+from handoff_mpi.scheduler.array_state import Array, Lease
+from handoff_mpi.scheduler.transitions import FailedAttempt, Lost, Returned
 
 NOW = 1_770_000_000.0
 
@@ -366,6 +366,42 @@ def test_a_lost_rank_has_its_time_and_what_runs_again():
     ]
     assert [each["recomputed"] for each in told] == [7, 0, 0], "what was repeated without a loss belongs to none"
     json.dumps(told)
+
+
+def leased(run, count=100, incidents=0):
+    """Make task 1 an array, of which lease 2 has the elements 3 to 8."""
+    spec = ArraySpec(count)
+    run.scheduler.specs[1].array = spec
+    run.plan.arrays = {1: SimpleNamespace(tree=None)}
+    run.arrays.of[1] = Array(spec, run.scheduler.specs[1], IntervalSet([(0, count)]))
+    run.arrays.leases[2] = Lease(1, IntervalSet([(3, 9)]), incidents)
+    run.arrays.task_of = lambda number: 1 if number == 2 else number
+
+
+def test_what_runs_again_of_an_array_is_counted_and_named_by_its_elements():
+    run = Fixture([0, 1], hosts=3)
+    leased(run, incidents=1)
+    failed = FailedAttempt("ValueError", "bad")
+    log = [
+        (2, 0, Cause.RANK_LOST, 1, 1, "rank 1 is lost"),
+        (-1, 0, 0, 0, 1, Lost("killed")),
+        (2, 0, Cause.RETRY, 1, 2, failed),
+    ]
+    run.scheduler.tasks.take_log = lambda: log
+    run.scheduler.ready = SimpleNamespace(deferred={})
+    run.recorder.transitions(run.scheduler)
+    told = run.fields()
+    assert (told["counts"]["retries"], told["counts"]["reassigned"]) == (6, 6)
+    (loss,) = told["losses"]
+    assert (loss["reassigned"], loss["first_reassigned"]) == (6, ["1[3:9]"])
+
+
+def test_another_lease_of_an_array_is_no_other_attempt():
+    run = Fixture([0, 1])
+    leased(run)
+    run.progress.own_calls = lambda: [(2, 38, 0, NOW)]
+    (call,) = run.fields()["longest"]
+    assert (call["id"], call["attempt"]) == ("1", 1)
 
 
 def test_kinds_of_failures_are_listed_once_a_function_has_failed_for_good():

@@ -46,6 +46,15 @@ def noun_of_calls(status: Mapping[str, object]) -> str:
     return "calls" if status.get("arrays") else "functions"
 
 
+def total_text(status: Mapping[str, object], total: int) -> str:
+    """Return how many functions a run has: "39,000", or "39,000+" while more elements of arrays may come.
+
+    Args:
+        status: the fields of ``status.json``.
+    """
+    return f"{total:,}{'+' if status.get('may_grow') else ''}"
+
+
 def counted(count: int, noun: str) -> str:
     """Return ``1 rank`` or ``3,000 ranks``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"

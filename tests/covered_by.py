@@ -147,6 +147,7 @@ COVERED_BY = {
     "runtime/losses.py": "runtime/test_progress.py",
     "runtime/option_fields.py": "runtime/test_option_text.py",
     "runtime/option_kinds.py": "runtime/test_options.py",
+    "runtime/name_counts.py": "runtime/test_progress.py",
     "runtime/own_calls.py": "runtime/test_leases.py",
     "runtime/presence.py": "launch/test_start.py",
     "runtime/rank_calls.py": "runtime/test_leases.py",

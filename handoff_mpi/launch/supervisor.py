@@ -25,7 +25,7 @@ from handoff_mpi.errors import (
     HandoffError,
     UsageError,
 )
-from handoff_mpi.formatting import noun_of_calls, one_line
+from handoff_mpi.formatting import noun_of_calls, one_line, total_text
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.job_part import JobPart
 from handoff_mpi.launch.launcher_stderr import remove_last_nul
@@ -392,7 +392,7 @@ class _Supervisor:
             return f"see {self._run_dir.path}; to resume: {again}"
         counts = {**found, "functions": status.get("functions"), **status}
         failed = f", {counts['failed']:,} failed" if counts.get("failed") else ""
-        of = f"{counts['functions']:,} {noun_of_calls(status)}"
+        of = f"{total_text(status, counts['functions'])} {noun_of_calls(status)}"
         return f"{counts['done']:,} of {of} were done{failed}; to resume: {again}"
 
 

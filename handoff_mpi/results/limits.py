@@ -55,7 +55,7 @@ class Chain:
 def describe_use(
     table: RecordTable, slots: Mapping[int, int], capacity: Mapping[str, float], duration_s: float
 ) -> list[str]:
-    """Return the lines; none if this launch made no calls.
+    """Return the lines; none if this launch made no calls, or the times of some are unknown.
 
     Args:
         table: of the run.
@@ -64,7 +64,7 @@ def describe_use(
         duration_s: of the run; 0 if it is not known.
     """
     busy = table.busy()
-    if not busy:
+    if not (busy and table.knows_times):
         return []
     total, count = sum(busy.values()), sum(slots.values())
     line = f"  busy: calls on {counted(len(busy), 'rank')} took {total:.2f} s"

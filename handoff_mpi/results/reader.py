@@ -140,6 +140,7 @@ def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
         nbytes=[0] * count,
         hosts=hosts,
         arrays=frozenset(launch.arrays),
+        knows_times=not launch.arrays,
     )
 
 

@@ -11,6 +11,11 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 
+from handoff_mpi.formatting import id_text, show
+
+#: So many functions that were skipped are named.
+_MAX_SKIPPED = 3
+
 
 def note_probation(told: dict[str, str], begins: bool, place: int | str, reason: str) -> str:
     """Note in ``told`` that the probation of a host or rank begins or ends, and return its name."""
@@ -102,6 +107,7 @@ class RecordTable:
         earlier: (rank, seconds) of the calls of a task in this launch before the last one, of those that have any.
         hosts: rank to host name.
         arrays: the numbers of those that are arrays, whose durations are those of all calls of one rank.
+        knows_times: whether the durations of arrays are among them; a journal tells of leases alone.
     """
 
     ids: list[Hashable] = field(default_factory=list)
@@ -119,6 +125,7 @@ class RecordTable:
     earlier: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
     arrays: Collection[int] = ()
+    knows_times: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,6 +154,23 @@ class RecordTable:
     def counts(self) -> dict[str, int]:
         """Return how many tasks are in each state."""
         return {"done": 0, "failed": 0, "skipped": 0, "waiting": 0, **Counter(self.states)}
+
+    def skipped_in_words(self) -> list[str]:
+        """Return a line about the functions that were skipped, with the first of them; none if there are none."""
+        if "skipped" not in self.states:
+            return []
+        skipped = [task for task, state in enumerate(self.states) if state == "skipped"]
+        blocks = {
+            each
+            for task in skipped
+            for each in self.inputs[task]
+            if each in self.arrays and id_text(self.ids[each]).startswith(f"{id_text(self.ids[task])}-blocks")
+        }  # a part of a fold, which users do not know of
+        skipped = [task for task in skipped if task not in blocks]
+        more = f" and {len(skipped) - _MAX_SKIPPED:,} more" if len(skipped) > _MAX_SKIPPED else ""
+        names = ", ".join(show(self.ids[task]) for task in skipped[:_MAX_SKIPPED])
+        depend = "it depends" if len(skipped) == 1 else "they depend"
+        return [f"  skipped: {names}{more}: {depend} on functions that have failed"]
 
     def busy(self) -> dict[int, float]:
         """Return rank to the seconds of its calls in this launch, failed ones too; a resumed run tells of others."""

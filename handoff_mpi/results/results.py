@@ -390,6 +390,7 @@ class Results(Mapping[Hashable, Any]):
         if len(groups) > _MAX_IN_SUMMARY:
             rest = sum(group.count for group in groups[_MAX_IN_SUMMARY:])
             lines.append(f"  failed: {rest:,} more {calls}, in {len(groups) - _MAX_IN_SUMMARY:,} other ways")
+        lines += self._records.skipped_in_words()
         lines += describe_use(self._records, self.slots, self.capacity, self.duration_s)
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:

@@ -81,6 +81,17 @@ class ElementCounts:
         """Whether no more elements of a windowed array may come."""
         return not any(array.is_open for array in self._arrays.values())
 
+    def growing(self) -> list[int]:
+        """Return the windowed arrays that have more elements than have come, as far as is known."""
+        return [task for task, array in list(self._arrays.items()) if array.is_open or array.is_cut]
+
+    def are_blocks(self, task: int) -> bool:
+        """Whether a task is the array of the blocks of a fold, which users do not know of."""
+        if task not in self._arrays:
+            return False
+        folds = (array.spec for array in self._arrays.values() if array.spec.fan_in is not None)
+        return any(link.source == task for spec in folds for link in spec.links)
+
     def new(self, states: bytearray) -> list[tuple[int, Ended]]:
         """Return what has ended of each array since this was last asked.
 

@@ -11,7 +11,6 @@ import itertools
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from handoff_mpi.dag import Plan
@@ -20,7 +19,8 @@ from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
-from handoff_mpi.runtime.element_counts import ElementCounts, Ended
+from handoff_mpi.runtime.element_counts import ElementCounts
+from handoff_mpi.runtime.name_counts import OfName
 from handoff_mpi.runtime.recorder import SHOWN_OF_USAGE, Recorder
 from handoff_mpi.runtime.slowest import Slowest
 from handoff_mpi.scheduler import Scheduler, State
@@ -48,35 +48,6 @@ _Call: TypeAlias = "tuple[int, int, int, float]"
 _T = TypeVar("_T")
 _DISPATCHED, _DONE = int(State.DISPATCHED), int(State.DONE)
 _FAILED, _SKIPPED = int(State.FAILED), int(State.SKIPPED)
-
-
-@dataclass(slots=True)
-class _OfName:
-    """Counts and times of the functions of one name; ``calls`` and ``busy_s`` count attempts of this launch."""
-
-    total: int = 0
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    calls: int = 0
-    busy_s: float = 0.0
-
-    @property
-    def open(self) -> int:
-        return self.total - self.done - self.failed - self.skipped
-
-    @property
-    def mean_s(self) -> float | None:
-        return self.busy_s / self.calls if self.calls else None
-
-    def add(self, ended: Ended) -> None:
-        """Count elements of an array."""
-        self.total += ended.found
-        self.done += ended.done
-        self.failed += ended.failed
-        self.skipped += ended.skipped
-        self.calls += ended.calls
-        self.busy_s += ended.busy_s
 
 
 class Progress:
@@ -109,7 +80,7 @@ class Progress:
         self._recorder = recorder
         self._failures = failures
         self.own_calls: Callable[[], Iterable[tuple[int, int, int, float]]] = tuple
-        self._names: list[_OfName] = []
+        self._names: list[OfName] = []
         self._name_of: dict[str, int] = {}
         self._name_of_code: list[int] = []
         self._known_tasks = 0
@@ -184,6 +155,7 @@ class Progress:
             "losses": self._losses(),
             "slowest": self._slowest_calls(),
             **(self._elements.functions(self._plan.call_count) if self._elements else {}),
+            **({"may_grow": True} if self._elements.growing() else {}),
         }
 
     # -- functions ------------------------------------------------------------------------------------
@@ -208,7 +180,7 @@ class Progress:
         for name in plan.code_names[len(self._name_of_code) :]:
             number = self._name_of.setdefault(one_line(name, _MAX_ID_CHARS), len(self._name_of))
             if number == len(self._names):
-                self._names.append(_OfName())
+                self._names.append(OfName())
             self._name_of_code.append(number)
         new = specs[self._known_tasks :] if self._known_tasks else specs
         for code, count in Counter([spec.code for spec in new]).items():
@@ -258,16 +230,19 @@ class Progress:
         self._known_failures = len(failures)
         for task in _taken(recorder.skipped):
             self._of(task).skipped += task not in self._elements
+            if self._elements.are_blocks(task):
+                continue  # its fold is named
             if len(self._skipped) == MAX_SKIPPED:
                 self._skipped.pop()  # the last one may be what the run is for
             self._skipped.append(task)
 
-    def _of(self, task: int) -> _OfName:
+    def _of(self, task: int) -> OfName:
         return self._names[self._name_of_code[self._plan.specs[task].code]]
 
     def _by_name(self, running: Sequence[int]) -> dict[str, dict[str, Any]]:
         specs, name_of_code = self._plan.specs, self._name_of_code
         of_running = Counter([name_of_code[specs[task].code] for task in running])
+        growing = {name_of_code[specs[task].code] for task in self._elements.growing()}
         rows = {
             name: {
                 "total": each.total,
@@ -277,6 +252,7 @@ class Progress:
                 "skipped": each.skipped,
                 "mean_s": each.mean_s,
                 "busy_s": each.busy_s,
+                **({"may_grow": True} if number in growing else {}),
             }
             for name, number in self._name_of.items()
             if (each := self._names[number]).total
@@ -312,7 +288,7 @@ class Progress:
         least_s = self._eta([each for each in left if each.mean_s is not None], running, calls, now)
         return {"eta_s": None, "eta_at_least_s": least_s or None}
 
-    def _eta(self, left: Sequence[_OfName], running: Sequence[int], calls: Sequence[_Call], now: float) -> float | None:
+    def _eta(self, left: Sequence[OfName], running: Sequence[int], calls: Sequence[_Call], now: float) -> float | None:
         """Estimate the seconds that open functions of some names need: their work divided by the number of busy slots,
         or the longest open path if that takes longer.
         """
@@ -324,7 +300,7 @@ class Progress:
         path_s = self._longest_path(calls, now)
         return share_s if path_s is None else max(share_s, path_s)
 
-    def _spent_s(self, left: Sequence[_OfName], calls: Sequence[_Call], now: float) -> float:
+    def _spent_s(self, left: Sequence[OfName], calls: Sequence[_Call], now: float) -> float:
         """Return the seconds that running calls of some names have taken so far, each at most the mean of its name."""
         names = {id(each) for each in left}
         spent_s = 0.0

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from handoff_mpi.console import print_message_once
-from handoff_mpi.formatting import duration_text, noun_of_calls, one_line, rate_text, repeated_texts, time_left_text
+from handoff_mpi.formatting import (
+    duration_text,
+    noun_of_calls,
+    one_line,
+    rate_text,
+    repeated_texts,
+    time_left_text,
+    total_text,
+)
 from handoff_mpi.runtime.backoff import clock
 
 #: Seconds from the start of a run to its first line.
@@ -100,7 +108,9 @@ def progress_line(status: Mapping[str, object], now: float) -> str:
 def _counts(status: Mapping[str, Any]) -> str:
     counts = status.get("counts") or {}
     waiting = counts.get("waiting", 0) + counts.get("ready", 0)
-    parts = [f"{counts.get('done', 0):,} of {status.get('functions', 0):,} {noun_of_calls(status)} done"]
+    parts = [
+        f"{counts.get('done', 0):,} of {total_text(status, status.get('functions', 0))} {noun_of_calls(status)} done"
+    ]
     others = {"running": counts.get("running", 0), "waiting": waiting}
     others |= {name: counts.get(name, 0) for name in ("failed", "skipped")}
     parts += [f"{count:,} {name}" for name, count in others.items() if count]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
-from handoff_mpi.formatting import duration_text, one_line
+from handoff_mpi.formatting import duration_text, one_line, total_text
 from handoff_mpi.resources.amounts import format_nbytes
 from handoff_mpi.results.run_status import RUNNING, find_states, is_ended
 from handoff_mpi.verbs.run_dirs import RUNS, default_run_dirs, is_run_dir, run_dirs_below, shown_run_dir
@@ -53,7 +53,7 @@ class Run:
         counts = self.status.get("counts")
         done = counts.get("done") if isinstance(counts, dict) else self.status.get("done")
         total = self.status.get("functions")
-        return f"{done:,}/{total:,}" if isinstance(done, int) and isinstance(total, int) else "?"
+        return f"{done:,}/{total_text(self.status, total)}" if isinstance(done, int) and isinstance(total, int) else "?"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

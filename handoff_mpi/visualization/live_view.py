@@ -150,6 +150,9 @@ def _bar(status: Status) -> Table:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(ratio=1)
     table.add_column(justify="right", no_wrap=True)
+    if status.get("may_grow"):
+        table.add_row("", "total unknown")  # a bar, or a share of what has come so far, would look like progress
+        return table
     # 100 % means that all functions are done: what failed or was skipped is missing from it.
     shown = 100 if done >= total else min(99, int(100 * share))
     table.add_row(_progress(done, failed + skipped, total), f"{shown} % done")
@@ -243,10 +246,14 @@ def _name_table(names: Sequence[tuple[str, Status]], rows: int, width: int) -> T
     for name, each in shown:
         total, done, mean_s = (_number(each.get(key)) for key in ("total", "done", "mean_s"))
         missed = _number(each.get("failed")) + _number(each.get("skipped"))
-        cells: list[RenderableType] = [_short(name, max(8, width // 4)), f"{done:,.0f}/{total:,.0f} done"]
-        cells += [_progress(done, missed, total)] if has_bar else []
-        counts = [(_number(each.get(state)), state) for state in states]
-        cells += [Text(f"{count:,.0f} {state}" if count else "", _STATES_OF_A_NAME[state]) for count, state in counts]
+        grows = bool(each.get("may_grow"))
+        counts = f"{done:,.0f}/{total:,.0f}{'+' if grows else ''} done"
+        cells: list[RenderableType] = [_short(name, max(8, width // 4)), counts]
+        cells += ["" if grows else _progress(done, missed, total)] if has_bar else []
+        of_states = [(_number(each.get(state)), state) for state in states]
+        cells += [
+            Text(f"{count:,.0f} {state}" if count else "", _STATES_OF_A_NAME[state]) for count, state in of_states
+        ]
         in_all = f", {call_time_text(_number(each.get('busy_s')))} in all" if has_sum else ""
         cells += [Text(f"{call_time_text(mean_s)} each{in_all}" if mean_s else "", "dim")] if has_mean else []
         table.add_row(*cells)

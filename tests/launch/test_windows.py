@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import threading
 import time
@@ -98,7 +99,7 @@ def test_an_iterable_that_raises_fails_the_array_and_what_was_done_is_kept(tmp_p
         raise OSError("the tape has torn")
 
     dag = DAG("torn")
-    dag.map(double, numbers(), window=10, id="xs")
+    dag.reduce(operator.add, dag.map(double, numbers(), window=10, id="xs"), id="sum", fan_in=1000)
     results = run(dag, tmp_path / "r")
     assert results.status == "failed"
     error = results.errors["xs"]
@@ -108,6 +109,7 @@ def test_an_iterable_that_raises_fails_the_array_and_what_was_done_is_kept(tmp_p
     for each in (results, load(tmp_path / "r")):
         assert each["xs"][:] == [2 * index for index in range(100)]
         assert "failed: 100 done of 100 calls or more in" in each.summary()
+        assert "\n  skipped: 'sum': it depends on functions that have failed\n" in each.summary()
 
 
 def test_iterables_of_different_lengths_fail_where_the_shorter_one_ends():

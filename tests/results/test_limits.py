@@ -111,6 +111,15 @@ def test_an_array_is_no_slow_call(tmp_path, load):
     assert "slowest: 'one' 0.0" in results.summary() and "'many' 0." not in results.summary()
 
 
+def test_the_use_is_left_out_where_the_times_of_an_array_are_not_known(tmp_path):
+    dag = DAG("used")
+    dag.add_function(Function("one", (), time.sleep, [0.01]))
+    dag.map(time.sleep, [0.02, 0.02, 0.02], id="many")
+    results = execute_local(dag, run_dir=tmp_path / "run", slots=1, keep="all")
+    assert "  busy: calls on 1 rank took 0.0" in results.summary()
+    assert "busy: " not in handoff.load(tmp_path / "run").summary(), "the journal tells when leases ended"
+
+
 @pytest.mark.parametrize("load", [False, True], ids=["run", "loaded"])
 def test_failed_and_repeated_calls_are_busy_time(tmp_path, load):
     def fit(last):

@@ -12,6 +12,7 @@ import pytest
 import handoff_mpi
 from handoff_mpi import DAG, Function
 from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.links import Link
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import ErrorReport, LeaseReport
@@ -394,6 +395,31 @@ def test_what_runs_again_of_an_array_is_counted_and_named_by_its_elements():
     assert (told["counts"]["retries"], told["counts"]["reassigned"]) == (6, 6)
     (loss,) = told["losses"]
     assert (loss["reassigned"], loss["first_reassigned"]) == (6, ["1[3:9]"])
+
+
+def test_the_total_of_an_array_is_open_until_its_iterables_have_ended():
+    run = Fixture([0, 1, 1])
+    leased(run)
+    assert "may_grow" not in run.fields()
+    array = run.arrays.of[1] = Array(ArraySpec(0, window=50), run.scheduler.specs[1], IntervalSet())
+    array.count = 70
+    told = run.fields()
+    assert told["may_grow"] is True
+    assert [told["by_name"][name].get("may_grow") for name in ("load", "fit")] == [None, True]
+    array.cut()
+    assert run.progress.final_fields(NOW, {"done": 70})["may_grow"] is True, "more may have been meant"
+    array.is_cut = False
+    assert "may_grow" not in run.fields()
+
+
+def test_a_fold_that_was_skipped_is_named_and_its_blocks_are_not():
+    run = Fixture([0, 0, 0])
+    blocks, fold = ArraySpec(0, window=50), ArraySpec(0, window=50, fan_in=2, links=[Link(1, range(9), 2)])
+    for task, spec in ((1, blocks), (2, fold)):
+        run.scheduler.specs[task].array = spec
+        run.arrays.of[task] = Array(spec, run.scheduler.specs[task], IntervalSet())
+    run.recorder.skipped.extend([2, 1])
+    assert run.fields()["skipped_ids"] == ["2"]
 
 
 def test_another_lease_of_an_array_is_no_other_attempt():

@@ -35,6 +35,8 @@ def test_a_line_tells_counts_rate_and_time_left():
     what = "28 of 100 functions done, 3 running, 68 waiting, 1 failed, 4 failures retried; 2.5/s, about 27 s left"
     assert line == what
     assert "28 of 100 calls done" in progress_line({**STATUS, "arrays": 1}, NOW), "elements are counted"
+    growing = progress_line({**STATUS, "arrays": 1, "may_grow": True}, NOW)
+    assert "28 of 100+ calls done" in growing, "more elements may come"
 
 
 def test_a_time_left_that_nobody_knows_is_unknown():

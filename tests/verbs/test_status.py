@@ -135,10 +135,11 @@ def lines_of(state, **fields):
     [
         (["c"], 1, "c: it depends on functions that have failed"),
         (["c", "d"], 2, "c, d: they depend on functions that have failed"),
+        (["post"], 4, "post: it depends on functions that have failed"),  # an array with four elements
         ([*"abcdefgh", "z"], 40, "a, b, c, d, ... and z: they depend on functions that have failed"),
         ([], 3, None),
         ("x", 3, None),
-        (["x"], 0, None),
+        (["x"], 0, "x: it depends on functions that have failed"),  # a fold of which no block has come
     ],
 )
 def test_what_was_skipped_is_named(names, count, told):

@@ -83,6 +83,16 @@ def ended(**counts):
     return status
 
 
+@pytest.mark.parametrize("status", [ended(), {**ended(), "exit_code": None}])
+def test_no_share_is_shown_of_a_total_that_may_grow(status):
+    status["by_name"]["load"]["may_grow"] = True
+    text = "\n".join(drawn({**status, "may_grow": True}, 80))
+    assert "total unknown" in text
+    assert "%" not in text.splitlines()[1]
+    assert "4/4+ done" in text
+    assert "1/4 done" in text
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_a_run_that_has_failed_says_for_each_name_what_is_missing_and_shows_no_load(width):
     text = "\n".join(drawn(ended(), width))

@@ -35,12 +35,15 @@ class ElementCounts:
     Args:
         arrays: by number; a run adds to them.
         records: of their elements.
+
+    Attributes:
+        known: array to what has ended of it, as of the last look.
     """
 
     def __init__(self, arrays: Mapping[int, Array], records: ElementRecords) -> None:
         self._arrays = arrays
         self._records = records
-        self._known: dict[int, Ended] = {}
+        self.known: dict[int, Ended] = {}
 
     def __contains__(self, task: int) -> bool:
         return task in self._arrays
@@ -105,8 +108,8 @@ class ElementCounts:
             calls = self._records.calls.get(task, 0)
             skipped = _skipped(array, states[task]) if task < len(states) else 0
             ended = Ended(array.done, array.failed, skipped, calls, busy_s, found)
-            known = self._known.get(task, Ended())
-            self._known[task] = ended
+            known = self.known.get(task, Ended())
+            self.known[task] = ended
             new.append((task, ended.since(known)))
         return new
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from handoff_mpi.runtime.element_counts import Ended
+from handoff_mpi.scheduler.array_state import Array
+
+#: Up to so many arrays of one name, the map over a closure say, are counted one by one.
+MAX_OWN_ROWS = 20
 
 
 @dataclass(slots=True)
@@ -26,6 +32,34 @@ class OfName:
     def mean_s(self) -> float | None:
         return self.busy_s / self.calls if self.calls else None
 
+    def row(self, running: int, may_grow: bool, mean_s: float | None) -> dict[str, Any]:
+        """Return the fields of ``status.json``.
+
+        Args:
+            running: how many of its calls run.
+            may_grow: whether more elements may come.
+            mean_s: of similar calls, where none of its own have ended.
+        """
+        return {
+            "total": self.total,
+            "running": running,
+            "done": self.done,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "mean_s": mean_s if self.mean_s is None else self.mean_s,
+            "busy_s": self.busy_s,
+            **({"may_grow": True} if may_grow else {}),
+        }
+
+    def less(self, part: OfName) -> None:
+        """Take what counts for itself away."""
+        self.total -= part.total
+        self.done -= part.done
+        self.failed -= part.failed
+        self.skipped -= part.skipped
+        self.calls -= part.calls
+        self.busy_s -= part.busy_s
+
     def add(self, ended: Ended) -> None:
         """Count elements of an array."""
         self.total += ended.found
@@ -34,3 +68,35 @@ class OfName:
         self.skipped += ended.skipped
         self.calls += ended.calls
         self.busy_s += ended.busy_s
+
+
+@dataclass(slots=True)
+class OfArray(OfName):
+    """Counts and times of an array; ``tasks`` are its number and, of a fold, that of its blocks."""
+
+    tasks: list[int] = field(default_factory=list)
+
+
+def counts_of_arrays(
+    arrays: Mapping[int, Array], ended: Mapping[int, Ended], name_of: Callable[[int], int]
+) -> dict[int, dict[int, OfArray]]:
+    """Return, for each name that several arrays have, the counts of each; users know arrays by their ids.
+
+    Args:
+        arrays: by number.
+        ended: what has ended of each.
+        name_of: returns the number of an array's name.
+    """
+    fold_of = {
+        link.source: task
+        for task, array in arrays.items()
+        if array.spec.fan_in is not None
+        for link in array.spec.links
+    }
+    found: dict[int, dict[int, OfArray]] = {}
+    for task, array in arrays.items():
+        own = found.setdefault(name_of(task), {}).setdefault(fold_of.get(task, task), OfArray())
+        own.tasks.append(task)
+        own.total += array.spec.count
+        own.add(ended.get(task, Ended()))
+    return {name: of_arrays for name, of_arrays in found.items() if 1 < len(of_arrays) <= MAX_OWN_ROWS}

@@ -11,6 +11,7 @@ import itertools
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from handoff_mpi.dag import Plan
@@ -20,7 +21,7 @@ from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
 from handoff_mpi.runtime.element_counts import ElementCounts
-from handoff_mpi.runtime.name_counts import OfName
+from handoff_mpi.runtime.name_counts import OfName, counts_of_arrays
 from handoff_mpi.runtime.recorder import SHOWN_OF_USAGE, Recorder
 from handoff_mpi.runtime.slowest import Slowest
 from handoff_mpi.scheduler import Scheduler, State
@@ -237,26 +238,30 @@ class Progress:
             self._skipped.append(task)
 
     def _of(self, task: int) -> OfName:
-        return self._names[self._name_of_code[self._plan.specs[task].code]]
+        return self._names[self._name_number(task)]
+
+    def _name_number(self, task: int) -> int:
+        return self._name_of_code[self._plan.specs[task].code]
 
     def _by_name(self, running: Sequence[int]) -> dict[str, dict[str, Any]]:
-        specs, name_of_code = self._plan.specs, self._name_of_code
-        of_running = Counter([name_of_code[specs[task].code] for task in running])
-        growing = {name_of_code[specs[task].code] for task in self._elements.growing()}
-        rows = {
-            name: {
-                "total": each.total,
-                "running": of_running[number],
-                "done": each.done,
-                "failed": each.failed,
-                "skipped": each.skipped,
-                "mean_s": each.mean_s,
-                "busy_s": each.busy_s,
-                **({"may_grow": True} if number in growing else {}),
-            }
-            for name, number in self._name_of.items()
-            if (each := self._names[number]).total
-        }
+        name_of, of_running, rows = self._name_number, Counter(running), dict[str, dict[str, Any]]()
+        growing = set(self._elements.growing())
+        running_of_name, names_growing = Counter(map(name_of, running)), {*map(name_of, growing)}
+        of_arrays = counts_of_arrays(self._scheduler.arrays.of, self._elements.known, name_of)
+        for name, number in self._name_of.items():
+            each, own = replace(self._names[number]), of_arrays.get(number, {})
+            mean_s = each.mean_s
+            for part in own.values():
+                each.less(part)
+            if each.total:
+                own_running = sum(of_running[task] for part in own.values() for task in part.tasks)
+                may_grow = number in names_growing and not own
+                rows[name] = each.row(running_of_name[number] - own_running, may_grow, mean_s)
+            for array, part in own.items():
+                label = self._label(array)
+                label = f"{name} {label}" if label in rows or (label in self._name_of and label != name) else label
+                may_grow = not growing.isdisjoint(part.tasks)
+                rows[label] = part.row(sum(of_running[task] for task in part.tasks), may_grow, mean_s)
         return _with_rest(rows, MAX_NAMES, lambda row: (row["running"] > 0, row["done"] < row["total"], row["total"]))
 
     # -- time -----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
 from handoff_mpi.runtime import progress as module
 from handoff_mpi.runtime.element_records import ElementRecords
+from handoff_mpi.runtime.name_counts import MAX_OWN_ROWS
 from handoff_mpi.runtime.progress import OTHERS, Progress
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause, State
@@ -420,6 +421,43 @@ def test_a_fold_that_was_skipped_is_named_and_its_blocks_are_not():
         run.arrays.of[task] = Array(spec, run.scheduler.specs[task], IntervalSet())
     run.recorder.skipped.extend([2, 1])
     assert run.fields()["skipped_ids"] == ["2"]
+
+
+def test_arrays_of_one_name_are_counted_by_their_ids():
+    def arrays(count):
+        run = Fixture([0, *[1] * count])
+        for task in range(1, count + 1):
+            run.scheduler.specs[task].array = ArraySpec(10 * task)
+            run.arrays.of[task] = Array(ArraySpec(10 * task), run.scheduler.specs[task], IntervalSet())
+        return run
+
+    run = arrays(2)
+    run.plan.ids[1:] = ["a", "fit"]  # an id may be the name
+    run.arrays.of[1].have, run.arrays.of[2].failed = IntervalSet([(0, 4)]), 1
+    run.recorder.elements.busy_s, run.recorder.elements.calls = {1: {0: 8.0}}, {1: 4}
+    run.of_rank[0][0].tasks = [2]
+    rows = run.fields()["by_name"]
+    assert rows["a"] == {
+        "total": 10, "running": 0, "done": 4, "failed": 0, "skipped": 0, "mean_s": 2.0, "busy_s": 8.0,
+    }  # fmt: skip
+    assert rows["fit"] == {
+        "total": 20, "running": 1, "done": 0, "failed": 1, "skipped": 0, "mean_s": 2.0, "busy_s": 0.0,
+    }  # fmt: skip
+    assert [*rows] == ["load", "a", "fit"]
+    assert [*arrays(1).fields()["by_name"]] == ["load", "fit"]
+    rows = arrays(MAX_OWN_ROWS + 1).fields()["by_name"]
+    assert [*rows] == ["load", "fit"], "rows are few"
+    assert rows["fit"]["total"] == 10 * sum(range(MAX_OWN_ROWS + 2))
+
+
+def test_the_blocks_of_a_fold_are_counted_with_it():
+    run = Fixture([0, 1, 1])
+    blocks, fold = ArraySpec(0, window=50), ArraySpec(0, window=50, fan_in=2, links=[Link(1, range(9), 2)])
+    for task, spec in ((1, blocks), (2, fold)):
+        run.scheduler.specs[task].array = spec
+        run.arrays.of[task] = Array(spec, run.scheduler.specs[task], IntervalSet())
+        run.arrays.of[task].count = 3
+    assert run.fields()["by_name"]["fit"]["total"] == 6
 
 
 def test_another_lease_of_an_array_is_no_other_attempt():

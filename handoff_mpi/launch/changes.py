@@ -29,7 +29,10 @@ OTHER_ARGUMENTS = "the arguments of these elements changed"
 MADE_OF_REPLACED = "--rerun replaces what its value was made of"
 #: Why a function runs again of which nobody knows whether it has changed.
 BEHIND_WINDOWED = "it depends on all elements of an array with a window, which are compared as they come"
-_ACCEPTABLE = re.compile(r"Python is |the code of |the arguments of .+ changed$")
+#: Why a function runs again that had pairs of an array, ``missing="skip"``.
+MORE_VALUES = "more of the elements that it was made of have values now"
+#: Changes with which a function may return what it did; with other arguments it is not expected to.
+_ACCEPTABLE = re.compile(r"Python is |the code of ")
 HOW_TO_KEEP = "add --accept-changes NAME"
 
 
@@ -183,8 +186,8 @@ def _ids_meant(plan: Plan, accepted: Collection[Hashable]) -> set[Hashable]:
 
 
 def is_acceptable(reason: str) -> bool:
-    """Whether a function that runs again for ``reason`` can keep what it gave before."""
-    return reason != OTHER_ARGUMENTS and _ACCEPTABLE.match(reason) is not None
+    """Whether a function that runs again for ``reason`` may well give what it gave before, which can be kept then."""
+    return _ACCEPTABLE.match(reason) is not None
 
 
 def in_words(plan: Plan, functions: int, arrays: Sequence[int], elements: int) -> str:
@@ -233,6 +236,8 @@ class Changes:
         for task in self._again:
             if task not in self._changed and self._resumed.other_arguments.get(task):
                 reasons.setdefault(OTHER_ARGUMENTS, []).append(task)
+            elif task not in self._changed and task in self._resumed.outdated:
+                reasons.setdefault(MORE_VALUES, []).append(task)
         for task, launch in self._dropped.items():
             if task not in self._plan.arrays or self.elements(task):
                 reasons.setdefault(dropped_by(launch), []).append(task)
@@ -356,6 +361,8 @@ class Changes:
             return BEHIND_WINDOWED
         if task in self._changed:
             return self._reason(task) or self._changed_input(task)
+        if task in self._resumed.outdated and not self._resumed.other_arguments.get(task):
+            return MORE_VALUES
         return self._why_elements(task) if task in self._plan.arrays else self._why_unusable(task)
 
     def _reason(self, task: int) -> str:

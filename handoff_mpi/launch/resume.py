@@ -44,6 +44,8 @@ class Resumed:
         suspect_elements: see :class:`~handoff_mpi.scheduler.Submitted`.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
         replaced: the same without elements of arrays that keep their values.
+        outdated: those that are not taken over, or elements of which are not, as more of the elements whose pairs they
+            were made of have values now.
         unknown: the tasks that depend on all elements of a windowed array: whether they change is known when these
             have come.
         later: what of these is taken over if none has changed; None if nothing is: see
@@ -64,6 +66,7 @@ class Resumed:
     suspect_elements: dict[int, list[list[Interval]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
     replaced: Rerun = field(default_factory=Rerun)
+    outdated: set[int] = field(default_factory=set)
     unknown: set[int] = field(default_factory=set)
     later: Resumed | None = None
 
@@ -208,7 +211,8 @@ class _Left:
         again = {number: elements.copy() for number, elements in self.again.items()}
         taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column, before)
         pairs = Pairs(plan, arrays, taken_over.elements)
-        if _leave_outdated(plan, pairs, known, arrays, again):
+        resumed.outdated = _leave_outdated(plan, pairs, known, arrays, again)
+        if resumed.outdated:
             resumed.array_values = nothing_of(plan).array_values
             taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
         resumed.elements, resumed.other_arguments = taken_over.elements, taken_over.other_arguments
@@ -231,24 +235,24 @@ def _leave_outdated(
     known: dict[int, Done],
     arrays: dict[int, Sequence[ArrayLaunch]],
     again: dict[int, IntervalSet],
-) -> bool:
+) -> set[int]:
     """Take nothing over of what was made of the elements that had values, if others have now; nor of what follows.
 
     Args:
         again: gets the elements of arrays of which others are taken over.
 
     Returns:
-        Whether there was anything.
+        The tasks that are not taken over, and the arrays elements of which are not.
     """
     if not any(each.skips_missing for each in plan.selections.all):
-        return False
+        return set()
     tasks, elements = spread(plan, pairs.find_outdated(known.get))
     for task in tasks:
         known.pop(task, None)
         arrays.pop(task, None)
     for number, intervals in elements.items():
         again.setdefault(number, IntervalSet()).update(intervals)
-    return bool(tasks or elements)
+    return tasks | elements.keys()
 
 
 def nothing_of(plan: Plan) -> Resumed:

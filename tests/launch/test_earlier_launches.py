@@ -156,6 +156,42 @@ def test_a_change_of_an_array_is_accepted_for_good(arrays, tmp_path, name):
     assert "--accept-changes: the values of 100 elements of 'runs' are kept, as was accepted before\n" in said
 
 
+PAIRS = """
+from pathlib import Path
+from handoff_mpi import DAG, Argument, task
+@task
+def read(index): return int(Path("file").read_text()) if index else 1
+@task
+def total(pairs): return sum(value for _, value in pairs)
+@task
+def scaled(factor): return factor
+def build(args):
+    with DAG("d") as dag:
+        total(Argument(read.map(range(2), id="xs"), missing="skip"))
+        scaled({factor})
+    return dag
+"""
+
+
+def test_neither_more_elements_nor_other_arguments_are_taken_for_damage_or_for_what_may_be_kept(
+    in_process, tmp_path, capsys
+):
+    def said(*words, factor=1):
+        (tmp_path / "dag.py").write_text(PAIRS.format(factor=factor))
+        main([*words, "--run-dir", "run", "dag.py"])
+        found = capsys.readouterr()
+        return found.out + found.err
+
+    said("run", "--max-retries", "0")
+    (tmp_path / "file").write_text("10")
+    assert "  'total': more of the elements that it was made of have values now\n" in said("check")
+    told = said("run", factor=2)
+    assert "more of the elements that it was made of have values now: 1 function runs again\n" in told
+    assert "the arguments of 'scaled' changed: 1 function runs again\n" in told
+    assert "--accept-changes" not in told + said("check", factor=3)
+    assert load(tmp_path / "run")["total"] == 11
+
+
 def test_an_acceptance_that_has_no_effect_is_told(arrays):
     arrays("run")
     _, said = arrays("run", "--accept-changes", "simulate")

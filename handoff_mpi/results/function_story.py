@@ -309,15 +309,20 @@ class _FunctionReader(AnybodysReader):
         traceback: int,
         last: int = 0,
     ) -> None:
+        super()._take_elements_failed(task, rank, elements, attempts, kind, message, traceback, last)
         self._begins(task)
         if self._element_reader is not None and task == self._own.number:
             text = self._tracebacks.get(traceback, "")
             self._element_reader.failed(rank, elements, attempts, kind, message, text)
 
-    def _take_elements_retried(self, task: int, *_: object) -> None:
+    def _take_elements_retried(
+        self, task: int, rank: int, elements: list[tuple[int, int]], attempt: int, kind: str, message: str
+    ) -> None:
+        super()._take_elements_retried(task, rank, elements, attempt, kind, message)
         self._begins(task)
 
-    def _take_leased(self, leases: list[tuple[int, int, int, object]]) -> None:
+    def _take_leased(self, leases: list[tuple[int, int, int, list[tuple[int, int]]]]) -> None:
+        super()._take_leased(leases)
         for _, task, _, _ in leases:
             self._begins(task)
 

@@ -50,6 +50,21 @@ def final_counts(status: dict[str, object], launch: int) -> dict[str, int]:
     return found if are_told and len(found) == len(counts) else {}
 
 
+def counts_told(status: dict[str, object], launch: int, is_running: bool) -> dict[str, int]:
+    """Return how many calls were in each state at the end of a launch, or are now; empty where that is not told."""
+    counts = status.get("counts")
+    if not is_running:
+        return final_counts(status, launch)
+    if status.get("launch") != launch or not isinstance(counts, dict):
+        return {}
+    names = ("done", "failed", "skipped", "running", "waiting", "ready")
+    found = {name: count for name in names if type(count := counts.get(name)) is int and count >= 0}
+    if len(found) < len(names):
+        return {}
+    found["waiting"] += found.pop("ready")
+    return found
+
+
 def is_rank_0_alive(status: dict[str, object]) -> bool | None:
     """Return whether the process that ``status`` names still runs; None where only its own host can tell."""
     pid, started_s = status.get("pid"), status.get("started_s")

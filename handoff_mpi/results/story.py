@@ -6,7 +6,6 @@ element of an array, because a run may have made millions of calls.
 
 from __future__ import annotations
 
-import heapq
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handoff_mpi.formatting import one_line, show
-from handoff_mpi.results.run_status import final_counts
+from handoff_mpi.results.lease_tally import Attempts, ElementFailure
+from handoff_mpi.results.run_status import counts_told
+from handoff_mpi.results.slot_lanes import OVERLAP_S, partition
 
 Floats: TypeAlias = "NDArray[np.float64]"
 Ints: TypeAlias = "NDArray[np.int32]"
@@ -30,8 +31,6 @@ DONE, FAILED, TIMED_OUT, DIED, RANK_LOST, CUT_OFF, RUNNING = range(len(OUTCOMES)
 STATES = ("waiting", "running", "done", "failed", "skipped")
 WAITING_STATE, RUNNING_STATE, DONE_STATE, FAILED_STATE, SKIPPED_STATE = range(len(STATES))
 
-#: Ranks of one host agree on the time to within this; calls that overlap by less do not overlap.
-_OVERLAP_S = 1e-5
 #: Characters of an id or a name as it is shown.
 MAX_LABEL = 120
 
@@ -98,6 +97,7 @@ class Calls:
         nbytes: the size of its value; 0 if it made none.
         failure: an index of :attr:`Story.failures`, or -1.
         is_derived: whether start and duration follow from other events: the rank told neither before its end.
+        elements: how many elements of an array it tried, if it is a lease of such; 0 if it is a call of a function.
     """
 
     task: Ints
@@ -111,6 +111,7 @@ class Calls:
     nbytes: NDArray[np.int64]
     failure: Ints
     is_derived: NDArray[np.bool_]
+    elements: Ints
 
     def __len__(self) -> int:
         return len(self.task)
@@ -193,6 +194,9 @@ class Story:
         elements: array to (how many elements it has in the newest launch, how many of them have values).
         given_up: functions that failed without a call of their own, arrays among them, to the number of the reason in
             ``failures``.
+        attempts: (launch, array) to the attempts at its elements.
+        element_failures: why elements of arrays failed.
+        failed_elements: array to how many of its elements have failed for good in the newest launch.
     """
 
     run_dir: Path
@@ -207,6 +211,9 @@ class Story:
     notes: list[str]
     elements: dict[int, tuple[int, int]] = field(default_factory=dict)
     given_up: dict[int, int] = field(default_factory=dict)
+    attempts: dict[tuple[int, int], Attempts] = field(default_factory=dict)
+    element_failures: list[ElementFailure] = field(default_factory=list)
+    failed_elements: dict[int, int] = field(default_factory=dict)
 
     @property
     def started_s(self) -> float:
@@ -220,15 +227,20 @@ class Story:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many functions and elements of arrays are in each state, as the run has counted them if it has ended."""
+        """How many functions and elements of arrays are in each state, as the run has counted them where it has."""
         newest = self.launches[-1]
-        told = final_counts(self.status, newest.epoch) if newest.ended is not None else {}
+        is_told = newest.ended is not None or newest.is_running
+        told = counts_told(self.status, newest.epoch, newest.is_running) if is_told else {}
         states = np.bincount(self.tasks.state, minlength=len(STATES)).tolist()
         counts: dict[str, int] = dict(zip(STATES, states, strict=True))
         for task, (count, done) in self.elements.items():
             state = STATES[int(self.tasks.state[task])]
-            counts[state] += count - done - 1
+            failed = self.failed_elements.get(task, 0)
+            counts[state] -= 1
+            # Which of the others run is not known here: few of them do, one a slot.
+            counts["waiting" if state == "running" else state] += count - done - failed
             counts["done"] += done
+            counts["failed"] += failed
         return {**dict.fromkeys(STATES, 0), **told} if told else counts
 
     def host(self, launch: int, rank: int) -> str:
@@ -256,8 +268,20 @@ class Story:
         return final
 
     @cached_property
+    def path_durations(self) -> Floats:
+        """How long the last call of each task took; of an array one element, by the lease with the slowest ones."""
+        calls = self.calls
+        durations = np.zeros(len(self.tasks))
+        is_called = self.final_call >= 0
+        durations[is_called] = calls.duration[self.final_call[is_called]]
+        leases = np.flatnonzero(calls.elements > 0)
+        durations[calls.task[leases]] = 0.0
+        np.maximum.at(durations, calls.task[leases], calls.duration[leases] / calls.elements[leases])
+        return durations
+
+    @cached_property
     def critical_path(self) -> list[int]:
-        """The tasks of the longest path through the DAG, by the durations of their last calls, first to last.
+        """The tasks of the longest path through the DAG, by :attr:`path_durations`, first to last.
 
         No number of ranks could have run these calls in less time than the sum of their durations.
         """
@@ -274,7 +298,8 @@ class Waits:
         queue: on its rank, until the call before it in the same slot had ended.
         transfer: on its rank with a free slot: inputs that were fetched and decoded, and the message itself.
         retry: from the end of the task's call before this one in the same launch.
-        has_sent: whether the journal tells when calls were sent; without it ``slots`` holds queue and transfer too.
+        is_known: whether anything is known of the call's waiting: of an array only that of its first lease is.
+        has_sent: whether the journal tells when functions were sent; without it ``slots`` holds queue and transfer too.
     """
 
     inputs: Floats
@@ -282,6 +307,7 @@ class Waits:
     queue: Floats
     transfer: Floats
     retry: Floats
+    is_known: NDArray[np.bool_]
     has_sent: bool
 
 
@@ -303,34 +329,20 @@ def _lanes(calls: Calls) -> NDArray[np.int16]:
     lanes = np.zeros(len(calls), np.int16)
     stopped = calls.stopped
     for rows in groups_of(calls.rank, calls.launch):
-        if len(rows) > 1 and (calls.started[rows][1:] < stopped[rows][:-1] - _OVERLAP_S).any():
-            lanes[rows] = _partition(calls.started[rows].tolist(), stopped[rows].tolist())
-    return lanes
-
-
-def _partition(starts: list[float], stops: list[float]) -> list[int]:
-    """Return the lane of each interval, sorted by start: the lowest that is free."""
-    lanes, busy, free, count = [], list[tuple[float, int]](), list[int](), 0
-    for start, stop in zip(starts, stops, strict=True):
-        while busy and busy[0][0] <= start + _OVERLAP_S:
-            heapq.heappush(free, heapq.heappop(busy)[1])
-        if free:
-            lane = heapq.heappop(free)
-        else:
-            lane, count = count, count + 1
-        lanes.append(min(lane, 32_000))
-        heapq.heappush(busy, (stop, lane))
+        if len(rows) > 1 and (calls.started[rows][1:] < stopped[rows][:-1] - OVERLAP_S).any():
+            lanes[rows] = partition(calls.started[rows].tolist(), stopped[rows].tolist())
     return lanes
 
 
 def _waits(story: Story) -> Waits:
-    calls, tasks = story.calls, story.tasks
+    calls = story.calls
     count = len(calls)
     began = np.array([each.started_s for each in story.launches])[calls.launch] if count else np.zeros(0)
     ready = np.maximum(began, _inputs_done(story, began))
     before = _end_before(calls, calls.task, calls.launch)
     is_again = ~np.isnan(before)
-    retry = np.where(is_again, np.maximum(calls.started - np.nan_to_num(before), 0.0), 0.0)
+    is_first = ~is_again | (calls.elements == 0)  # an array's elements wait for one lease after the other
+    retry = np.where(is_again & is_first, np.maximum(calls.started - np.nan_to_num(before), 0.0), 0.0)
     ready = np.where(is_again, calls.started, np.minimum(ready, calls.started))
     has_sent = ~np.isnan(calls.sent)
     sent = np.where(has_sent, np.clip(np.nan_to_num(calls.sent), ready, calls.started), calls.started)
@@ -342,7 +354,8 @@ def _waits(story: Story) -> Waits:
         queue=slot_free - sent,
         transfer=calls.started - slot_free,
         retry=retry,
-        has_sent=bool(has_sent.any()) or not len(tasks),
+        is_known=is_first,
+        has_sent=bool(has_sent.any()) or not (calls.elements == 0).any(),
     )
 
 
@@ -382,10 +395,7 @@ def largest_of_inputs(tasks: Tasks, values: NDArray[Any]) -> NDArray[Any]:
 
 def _critical_path(story: Story) -> list[int]:
     tasks = story.tasks
-    durations = np.zeros(len(tasks))
-    is_called = story.final_call >= 0
-    durations[is_called] = story.calls.duration[story.final_call[is_called]]
-    path_s, via = durations.tolist(), [-1] * len(tasks)
+    path_s, via = story.path_durations.tolist(), [-1] * len(tasks)
     starts, inputs = tasks.starts.tolist(), tasks.inputs.tolist()
     for task in topological_order(tasks):
         first, after = starts[task], starts[task + 1]

@@ -19,6 +19,7 @@ from handoff_mpi.errors import JournalError, UntrustedFile, UsageError
 from handoff_mpi.formatting import one_line
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment, stream_journal
+from handoff_mpi.results.lease_tally import LeaseTally
 from handoff_mpi.results.records import note_probation
 from handoff_mpi.results.run_status import RUNNING as RUNNING_RUN
 from handoff_mpi.results.run_status import find_states, is_ended
@@ -92,6 +93,7 @@ class StoryReader:
         self._is_running = is_running
         self._columns = CallColumns()
         self._table = TaskTable()
+        self._tally = LeaseTally(self._columns.elements)
         self._launches: list[LaunchStory] = []
         self._failures: dict[Failure, int] = {}
         self._failure_counts: list[int] = []
@@ -101,6 +103,7 @@ class StoryReader:
     def read(self, segment: Segment, records: Iterator[Record]) -> None:
         """Read one launch to its end."""
         self._table.begin()
+        self._tally.begin()
         launch = LaunchStory(segment.epoch)
         self._launches.append(launch)
         # By the number of the task in this launch, in the order in which they were sent.
@@ -120,8 +123,10 @@ class StoryReader:
                 handler(*record[1:])
         if not len(self._table.here):  # it died before it had begun, or was refused
             self._launches.pop()
+            self._tally.drop()
             return
         launch.version, launch.python = segment.version, segment.python
+        self._tally.end()
         self._end_launch(launch, segment)
 
     @property
@@ -196,11 +201,37 @@ class StoryReader:
         self, task: int, rank: int, elements: list[tuple[int, int]], column: object, started: float, duration: float
     ) -> None:
         """A rank has computed elements of an array: its lease is a call, and counts once, at its end."""
+        number, row = self._table.here[task], -1
         if started:
-            number, launch = self._table.here[task], len(self._launches) - 1
-            self._columns.add(number, launch, 1, rank, started, duration, _NAN, DONE, 0)
+            row = len(self._columns.task)
+            self._columns.add(number, len(self._launches) - 1, 1, rank, started, duration, _NAN, DONE, 0)
             self._now = max(self._now, started + duration)
+        self._tally.ended(number, rank, elements, row)
         self._note_elements(task, elements)
+
+    def _take_leased(self, leases: list[tuple[int, int, int, list[tuple[int, int]]]]) -> None:
+        for lease, task, rank, elements in leases:
+            self._tally.leased(lease, self._table.here[task], rank, elements)
+
+    def _take_elements_retried(
+        self, task: int, rank: int, elements: list[tuple[int, int]], attempt: int, kind: str, message: str
+    ) -> None:
+        failure = self._number_of(kind, message, "", 0)
+        self._tally.retried(self._table.here[task], rank, elements, attempt, kind, failure)
+
+    def _take_elements_failed(
+        self,
+        task: int,
+        rank: int,
+        elements: list[tuple[int, int]],
+        attempts: int,
+        kind: str,
+        message: str,
+        traceback: int,
+        last: int = 0,
+    ) -> None:
+        failure = self._number_of(kind, message, self._tracebacks.get(traceback, ""), 0)
+        self._tally.failed(self._table.here[task], rank, elements, last or attempts, failure)
 
     def _note_elements(self, task: int, elements: list[tuple[int, int]]) -> None:
         """So many more elements of an array have values."""
@@ -247,7 +278,9 @@ class StoryReader:
         if is_known:
             return
         self._failed.add((task, attempt))
-        failure = self._number_of(kind, message, self._tracebacks.get(traceback, ""))
+        has_own_failures = rank < 0 and self._tally.failed_elements(number) > 0
+        text = self._tracebacks.get(traceback, "")
+        failure = self._number_of(kind, message, text, 0 if has_own_failures else 1)
         lost = self._rows_lost.get((task, attempt))
         if lost is not None:
             self._columns.outcome[lost], self._columns.failure[lost] = _OUTCOMES.get(status, FAILED), failure
@@ -263,14 +296,15 @@ class StoryReader:
         launch, outcome = len(self._launches) - 1, _OUTCOMES.get(status, FAILED)
         self._columns.add(number, launch, attempt, rank, started, duration, sent_s, outcome, 0, failure, is_derived)
 
-    def _number_of(self, kind: str, message: str, traceback: str) -> int:
+    def _number_of(self, kind: str, message: str, traceback: str, count: int) -> int:
+        """Return the number of a reason, for which ``count`` more calls failed."""
         failure = Failure(kind, message[:_MAX_MESSAGE], traceback)
         if failure not in self._failures and len(self._failures) >= _MAX_FAILURES:
             failure = Failure(kind, "(further messages are not told apart)", "")
         number = self._failures.setdefault(failure, len(self._failures))
         if number == len(self._failure_counts):
             self._failure_counts.append(0)
-        self._failure_counts[number] += 1
+        self._failure_counts[number] += count
         return number
 
     def _take_rank(self, rank: int, what: str, reason: str, time_s: float | None = None) -> None:
@@ -368,6 +402,9 @@ class StoryReader:
             [one_line(note, 500) for note in self.notes],
             self._counts_of_elements(),
             self._given_up,
+            self._tally.attempts,
+            self._tally.failures,
+            {task: failed for task in self._table.here if (failed := self._tally.failed_elements(task))},
         )
 
     def _counts_of_elements(self) -> dict[int, tuple[int, int]]:

@@ -27,6 +27,7 @@ class CallColumns:
         self.task, self.launch, self.attempt, self.rank = array("i"), array("h"), array("i"), array("i")
         self.started, self.duration, self.sent = array("d"), array("d"), array("d")
         self.outcome, self.nbytes, self.failure, self.is_derived = array("b"), array("q"), array("i"), array("b")
+        self.elements = array("i")
 
     def add(
         self,
@@ -53,6 +54,7 @@ class CallColumns:
         self.nbytes.append(nbytes)
         self.failure.append(failure)
         self.is_derived.append(is_derived)
+        self.elements.append(0)
 
     def sorted(self) -> Calls:
         """Return the calls, sorted by start."""
@@ -73,6 +75,7 @@ class CallColumns:
             nbytes=column(self.nbytes, np.int64),
             failure=column(self.failure, np.int32),
             is_derived=column(self.is_derived, np.bool_),
+            elements=column(self.elements, np.int32),
         )
 
 

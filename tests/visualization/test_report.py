@@ -15,9 +15,11 @@ from handoff_mpi.visualization.report import page as page_module
 from handoff_mpi.visualization.report.axis import time_line, tracks_of
 from handoff_mpi.visualization.report.calls_figure import MAX_BARS, cells_of, choose_bars, names_of
 from handoff_mpi.visualization.report.dag_figure import graph_of
+from handoff_mpi.visualization.report.failure_table import failure_rows
+from handoff_mpi.visualization.report.name_table import name_rows
 from handoff_mpi.visualization.report.output import add_output
 from handoff_mpi.visualization.report.page import make_page
-from handoff_mpi.visualization.report.tables import failure_rows, loss_rows, name_rows, transfers_of
+from handoff_mpi.visualization.report.tables import loss_rows, transfers_of
 from handoff_mpi.visualization.report.use_figure import mean_sum, uses_of
 from tests.conftest import missing
 from tests.results.made_journal import T0, about, done, row, turn, write_large, write_launch, write_status

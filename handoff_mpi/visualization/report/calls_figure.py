@@ -1,4 +1,4 @@
-"""The chart of calls: which call ran where and when.
+"""The chart of calls: which call ran where and when; the elements that a rank has leased of an array are one bar.
 
 Up to some thousand calls are drawn one by one: all of a small run; of a large one those that failed or were tried
 again, and the longest. All others are added up in cells, a band of tracks times a stretch of time that is about a pixel
@@ -155,5 +155,6 @@ def bars_of(story: Story, line: TimeLine, tracks: Tracks, names: Names, bars: ND
         "attempt": np.minimum(calls.attempt[bars], 65_535).astype(np.uint16),
         "launch": launch.astype(np.uint16),
         "failure": calls.failure[bars],
+        "elements": calls.elements[bars],
         "id": [tasks.label(task) for task in calls.task[bars].tolist()],
     }

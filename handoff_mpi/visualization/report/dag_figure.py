@@ -57,20 +57,30 @@ def graph_of(story: Story) -> Graph:
 
 
 def _of_tasks(story: Story) -> Graph:
-    tasks, final = story.tasks, story.final_call
+    tasks = story.tasks
     critical = story.critical_path
     levels = levels_of(tasks)
     graph = Graph()
     for task in range(len(tasks)):
         state = STATES[tasks.state[task]]
-        took = f", {story.calls.duration[final[task]]:.3g} s" if final[task] >= 0 else ""
-        detail = f"{tasks.name_of(task)}: {state}{took}"
+        detail = f"{tasks.name_of(task)}: {state}{_took(story, task)}"
         graph.nodes.append(Node(tasks.label(task), detail, state, 1, int(levels[task]), task in critical))
     on_path = set(pairwise(critical))
     for task in range(len(tasks)):
         for source in dict.fromkeys(tasks.inputs_of(task).tolist()):
             graph.edges[source, task] = (1, (source, task) in on_path)
     return graph
+
+
+def _took(story: Story, task: int) -> str:
+    """Return how long the last call took; of an array how many elements are done, and how long one took at the most."""
+    if story.final_call[task] < 0:
+        return ""
+    took = f"{story.path_durations[task]:.3g} s"
+    if task not in story.elements:
+        return f", {took}"
+    count, done = story.elements[task]
+    return f", {done:,} of {count:,} elements done, {took} each in the slowest lease"
 
 
 def _of_names(story: Story) -> Graph:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from handoff_mpi.formatting import id_text, without_controls
 from handoff_mpi.results.output_files import OutputDirectory, Printed, file_name, text_of
 from handoff_mpi.results.story import Story
-from handoff_mpi.visualization.report.tables import FailureRow
+from handoff_mpi.visualization.report.failure_table import FailureRow
 
 #: Indexes of output that are larger are not read: that takes a second for some hundred thousand lines.
 _MAX_INDEX_NBYTES = 32_000_000

@@ -18,7 +18,7 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import duration_text, one_line, show
 from handoff_mpi.results.story import OUTCOMES, Story
 from handoff_mpi.version import VERSION
-from handoff_mpi.visualization.report import calls_figure, dag_figure, tables, use_figure
+from handoff_mpi.visualization.report import calls_figure, dag_figure, failure_table, name_table, tables, use_figure
 from handoff_mpi.visualization.report.axis import TimeLine, time_line, tracks_of
 from handoff_mpi.visualization.report.output import add_output
 
@@ -114,9 +114,10 @@ def _data_of(story: Story, line: TimeLine) -> dict[str, object]:
     tracks, names = tracks_of(story), calls_figure.names_of(story)
     bars = calls_figure.choose_bars(story, line)
     cells = calls_figure.cells_of(story, line, tracks, names, bars)
-    rows = tables.name_rows(story)[: calls_figure.MAX_NAMES + 2]
+    rows = name_table.name_rows(story)[: calls_figure.MAX_NAMES + 2]
     return {
         "names": names.shown,
+        "bar": _bar_words(story),
         "outcomes": OUTCOMES,
         "failures": [one_line(f"{each.kind}: {each.message}", 160) for each in story.failures[:2000]],
         "line": {
@@ -150,6 +151,11 @@ def _data_of(story: Story, line: TimeLine) -> dict[str, object]:
         "causes": {cause: title for cause, (title, _) in tables.CAUSES.items()},
         "dag": _dag_of(story),
     }
+
+
+def _bar_words(story: Story) -> tuple[str, str]:
+    """Return what a bar of the chart of calls is, and what several are."""
+    return ("call or lease", "calls and leases") if (story.calls.elements > 0).any() else ("call", "calls")
 
 
 def _number_of(story: Story, epoch: int) -> int:
@@ -203,8 +209,8 @@ def _dag_of(story: Story) -> dict[str, object]:
 
 def _words_of(story: Story, line: TimeLine) -> dict[str, object]:
     newest = story.launches[-1]
-    name_rows = tables.name_rows(story)
-    failures = tables.failure_rows(story)[: tables.MAX_FAILURES]
+    name_rows = name_table.name_rows(story)
+    failures = failure_table.failure_rows(story)[: failure_table.MAX_FAILURES]
     add_output(story, failures)
     graph = dag_figure.graph_of(story)
     dag_id = story.dag_id
@@ -235,18 +241,17 @@ def _words_of(story: Story, line: TimeLine) -> dict[str, object]:
             for place, reason in launch.probation.items()
         },
         "transfers": tables.transfers_of(story),
-        "path": [tables.call_row(story, int(story.final_call[task])) for task in story.critical_path[:200]]
-        if (story.final_call[story.critical_path] >= 0).all()
-        else [],
+        "path": tables.path_rows(story),
         "graph": graph,
         "ranks": _rank_choices(story),
         "notes": story.notes[:50],
         "is_aggregated": len(story.calls) > calls_figure.MAX_BARS,
+        "bar_words": _bar_words(story)[1],
         "bars": len(calls_figure.choose_bars(story, line)),
     }
 
 
-def _waits_of(rows: list[tables.NameRow]) -> list[tuple[str, str, float]]:
+def _waits_of(rows: list[name_table.NameRow]) -> list[tuple[str, str, float]]:
     """Return (cause, what it means, seconds of all calls), of the causes of which there is any."""
     waits = [(*tables.CAUSES[cause], sum(row.waited[cause] for row in rows)) for cause in tables.CAUSES]
     return [each for each in waits if each[2] > 0]

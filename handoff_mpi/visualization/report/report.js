@@ -37,6 +37,7 @@ function seconds(time) {
 }
 const clock = (x, launch) => new Date((x + line.offsets[launch]) * 1000).toLocaleString();
 const plural = (number, noun) => number.toLocaleString("en") + " " + noun + (number === 1 ? "" : "s");
+const barsCounted = (number) => number.toLocaleString("en") + " " + data.bar[number === 1 ? 0 : 1];
 
 function layoutOf(more) {
   const axis = { gridcolor: style("--grid"), linecolor: style("--line"), zerolinecolor: style("--grid"),
@@ -171,7 +172,7 @@ function describe(row) {
   const failure = bars.failure[row] >= 0 && data.failures[bars.failure[row]];
   const name = data.names[bars.name[row]];
   return [bars.id[row] + (name === bars.id[row] ? "" : "  (" + name + ")"), data.outcomes[bars.outcome[row]] + " in " + seconds(bars.duration[row]) +
-    (bars.attempt[row] > 1 ? ", attempt " + bars.attempt[row] : ""), "rank " + bars.rank[row] + " " +
+    (bars.elements[row] ? ": a lease of " + plural(bars.elements[row], "element") : "") + (bars.attempt[row] > 1 ? ", attempt " + bars.attempt[row] : ""), "rank " + bars.rank[row] + " " +
     tracks.hosts[rankOfTrack[bars.track[row]]], "from " + clock(bars.start[row], bars.launch[row]) +
     (line.epochs.length > 1 ? ", launch " + line.epochs[bars.launch[row]] : ""), failure || ""].filter(Boolean).join("\n");
 }
@@ -185,7 +186,7 @@ function describeCell(band, x) {
   for (; low < cells.cell.length && cells.cell[low] === cell; low++) {
     if (chosen.name !== null && cells.name[low] !== chosen.name) continue;
     parts.push(data.names[cells.name[low]] + ": " + Math.round(cells.busy[low] / 2.55) + " % of the time, " +
-      plural(cells.count[low], "call") + " began");
+      barsCounted(cells.count[low]) + " began");
   }
   if (!parts.length) return "";
   const [a, b] = [band * tracks.perBand, Math.min(tracks.count, (band + 1) * tracks.perBand) - 1].map((t) => tracks.ranks[rankOfTrack[t]]);
@@ -362,7 +363,7 @@ function filter() {
   filterTables();
   let shown = 0;
   for (let row = 0; row < bars.start.length; row++) shown += shows(row);
-  element("filtered").textContent = chosen.rank === null && chosen.name === null ? "" : plural(shown, "call") + (cells ? " drawn one by one" : "");
+  element("filtered").textContent = chosen.rank === null && chosen.name === null ? "" : barsCounted(shown) + (cells ? " drawn one by one" : "");
 }
 
 data.names.forEach((name, i) => element("by-name").append(new Option(name, String(i))));

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from handoff_mpi.formatting import duration_text, one_line, without_controls
+from handoff_mpi.formatting import duration_text, one_line
 from handoff_mpi.messages import INLINE_RESULT_NBYTES
-from handoff_mpi.results.failure_groups import group_key
-from handoff_mpi.results.story import DONE, OUTCOMES, RUNNING, Floats, Story, groups_of
+from handoff_mpi.results.story import DONE, FAILED, OUTCOMES, RUNNING, LaunchStory, Story
 
-#: Rows of the tables, and names of functions in the table of failures.
-MAX_ROWS, MAX_FAILURES, MAX_IDS = 100, 50, 5
-_PLACE = re.compile(r'File "(.+?)", line (\d+)')
-_MAX_TRACEBACK = 8_000
+#: Rows of the tables.
+MAX_ROWS, MAX_PATH = 100, 200
 
 #: Causes of waiting, by the name of the field of :class:`~handoff_mpi.results.story.Waits`.
 CAUSES = {
@@ -32,54 +27,8 @@ CAUSES = {
 
 
 @dataclass(slots=True)
-class NameRow:
-    """All calls of the functions with one name; times in seconds."""
-
-    name: str
-    functions: int
-    calls: int
-    total_s: float
-    mean_s: float
-    median_s: float
-    p95_s: float
-    longest_s: float
-    failed: int
-    again: int
-    waited: dict[str, float]
-
-
-def name_rows(story: Story) -> list[NameRow]:
-    """Return a row for each name, those that took most time first."""
-    calls, tasks = story.calls, story.tasks
-    waits = {cause: getattr(story.waits, cause) for cause in CAUSES}
-    functions = np.bincount(tasks.name, minlength=len(tasks.names))
-    name = tasks.name[calls.task]
-    rows = []
-    for group in groups_of(name) if len(calls) else ():
-        durations = calls.duration[group]
-        median, p95 = np.percentile(durations, (50, 95)).tolist()
-        number = int(name[group[0]])
-        rows.append(
-            NameRow(
-                tasks.names[number],
-                int(functions[number]),
-                len(group),
-                float(durations.sum()),
-                float(durations.mean()),
-                median,
-                p95,
-                float(durations.max()),
-                int(((calls.outcome[group] != DONE) & (calls.outcome[group] != RUNNING)).sum()),
-                int((calls.attempt[group] > 1).sum()),
-                {cause: float(waited[group].sum()) for cause, waited in waits.items()},
-            )
-        )
-    return sorted(rows, key=lambda row: -row.total_s)
-
-
-@dataclass(slots=True)
 class CallRow:
-    """One call in a table."""
+    """One call in a table, or a lease of ``elements`` of an array."""
 
     label: str
     name: str
@@ -92,6 +41,7 @@ class CallRow:
     outcome: str
     nbytes: int
     is_derived: bool
+    elements: int
 
 
 def slowest_calls(story: Story) -> list[CallRow]:
@@ -117,82 +67,22 @@ def call_row(story: Story, row: int) -> CallRow:
         OUTCOMES[calls.outcome[row]],
         int(calls.nbytes[row]),
         bool(calls.is_derived[row]),
+        int(calls.elements[row]),
     )
 
 
-@dataclass(slots=True)
-class FailureRow:
-    """Calls that failed alike.
-
-    Attributes:
-        kind, place, message, traceback: of the first.
-        calls: how many calls failed so.
-        functions: ids of the first functions, and ``more``: of how many others.
-        names, ranks: of the calls.
-        first: the row of the first call; -1 if a function failed without any.
-        output: what that call printed; empty if that is not known.
-    """
-
-    kind: str
-    place: str
-    message: str
-    traceback: str
-    calls: int = 0
-    functions: list[str] = field(default_factory=list)
-    more: int = 0
-    names: list[str] = field(default_factory=list)
-    ranks: list[int] = field(default_factory=list)
-    first: int = -1
-    output: str = ""
-
-
-def failure_rows(story: Story) -> list[FailureRow]:
-    """Return a row for each way in which calls failed, the most frequent first."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for number, failure in enumerate(story.failures):
-        place = _place_of(failure.traceback)
-        groups.setdefault(group_key(failure.kind, place, failure.message), []).append(number)
-    of_group = np.full(len(story.failures) + 1, -1)
-    for group, numbers in enumerate(groups.values()):
-        of_group[numbers] = group
-    calls = story.calls
-    failed = np.flatnonzero(calls.failure >= 0)
-    by_group = {}
-    if len(failed):
-        group_of = of_group[calls.failure[failed]]
-        by_group = {int(group_of[rows[0]]): failed[rows] for rows in groups_of(group_of)}
-    rows = [
-        _failure_row(story, numbers, by_group.get(group, failed[:0])) for group, numbers in enumerate(groups.values())
-    ]
-    return sorted(rows, key=lambda row: -row.calls)
-
-
-def _place_of(traceback: str) -> str:
-    found = _PLACE.findall(traceback)
-    return f"{found[-1][0]}:{found[-1][1]}" if found else ""
-
-
-def _failure_row(story: Story, numbers: list[int], rows: NDArray[Any]) -> FailureRow:
-    calls, tasks = story.calls, story.tasks
-    first = story.failures[numbers[0]]
-    who = list(dict.fromkeys(calls.task[rows].tolist()))
-    return FailureRow(
-        one_line(first.kind, 100),
-        one_line(_place_of(first.traceback), 300),
-        without_controls(first.message),
-        without_controls(_cut(first.traceback)),
-        sum(story.failure_counts[number] for number in numbers),
-        [tasks.label(task) for task in who[:MAX_IDS]],
-        max(0, len(who) - MAX_IDS),
-        sorted({tasks.name_of(task) for task in who[:1000]}),
-        sorted(set(calls.rank[rows].tolist())),
-        int(rows[0]) if len(rows) else -1,
-    )
-
-
-def _cut(text: str) -> str:
-    half = _MAX_TRACEBACK // 2
-    return text if len(text) <= _MAX_TRACEBACK else f"{text[:half]}\n...\n{text[-half:]}"
+def path_rows(story: Story) -> list[CallRow]:
+    """Return the calls of the longest path, of arrays one element; nothing if one of them was not called."""
+    path, rows = story.critical_path, []
+    if not (story.final_call[path] >= 0).all():
+        return []
+    for task in path[:MAX_PATH]:
+        row = call_row(story, int(story.final_call[task]))
+        if row.elements:
+            row.elements, row.duration_s = 1, float(story.path_durations[task])
+            row.rank, row.host = -1, ""
+        rows.append(row)
+    return rows
 
 
 @dataclass(slots=True)
@@ -246,7 +136,10 @@ class LaunchRow:
 def launch_rows(story: Story, gaps_s: list[float]) -> list[LaunchRow]:
     """Return a row for each launch."""
     rows = []
-    made = np.bincount(story.calls.launch, minlength=len(story.launches)).tolist()
+    is_call = story.calls.elements == 0
+    made = np.bincount(story.calls.launch[is_call], minlength=len(story.launches)).tolist()
+    for (launch_number, _), attempts in story.attempts.items():
+        made[launch_number] += attempts.done + attempts.failed
     for number, launch in enumerate(story.launches):
         rows.append(
             LaunchRow(
@@ -257,14 +150,20 @@ def launch_rows(story: Story, gaps_s: list[float]) -> list[LaunchRow]:
                 len(launch.hosts),
                 len(set(launch.hosts.values())),
                 sum(launch.slots.values()),
-                launch.functions,
-                launch.restored,
+                _told(launch, "functions", launch.functions),
+                _told(launch, "restored", launch.restored),
                 made[number],
                 len(launch.lost_ranks),
                 launch.verdict,
             )
         )
     return rows
+
+
+def _told(launch: LaunchStory, name: str, otherwise: int) -> int:
+    """Return what a launch has counted at its begin, elements of arrays among it."""
+    count = launch.about.get(name)
+    return count if type(count) is int else otherwise
 
 
 def date_text(time_s: float) -> str:
@@ -283,12 +182,14 @@ class Transfers:
         values, nbytes: how many there were, and how large they were together.
         via_rank_0: how many of them are small, so that they travelled by way of rank 0.
         pairs: (from, to, values, bytes), the largest first.
+        has_arrays: whether arrays take values, or give some; which rank computed which of their elements is not told.
     """
 
     values: int
     nbytes: int
     via_rank_0: int
     pairs: list[tuple[int, int, int, int]]
+    has_arrays: bool = False
 
 
 def transfers_of(story: Story) -> Transfers:
@@ -296,12 +197,16 @@ def transfers_of(story: Story) -> Transfers:
     tasks, calls, final = story.tasks, story.calls, story.final_call
     users = np.repeat(np.arange(len(tasks)), np.diff(tasks.starts))
     makes, uses = final[tasks.inputs], final[users]
-    is_known = (makes >= 0) & (uses >= 0)
+    is_array = np.zeros(len(tasks), bool)
+    is_array[[*story.elements]] = True
+    of_array = is_array[tasks.inputs] | is_array[users]
+    has_arrays = bool(of_array.any())
+    is_known = (makes >= 0) & (uses >= 0) & ~of_array
     makes, uses, made = makes[is_known], uses[is_known], tasks.inputs[is_known]
     is_apart = (calls.rank[makes] != calls.rank[uses]) & (calls.outcome[makes] == DONE)
     makes, uses, made = makes[is_apart], uses[is_apart], made[is_apart]
     if not len(makes):
-        return Transfers(0, 0, 0, [])
+        return Transfers(0, 0, 0, [], has_arrays)
     span = int(calls.rank.max()) + 2
     key = made.astype(np.int64) * span + calls.rank[uses]
     _, once = np.unique(key, return_index=True)
@@ -315,7 +220,7 @@ def transfers_of(story: Story) -> Transfers:
         (int(found[each] // span), int(found[each] % span), int(counts[each]), int(sizes[each]))
         for each in order.tolist()
     ]
-    return Transfers(len(makes), int(nbytes.sum()), int((nbytes <= INLINE_RESULT_NBYTES).sum()), pairs)
+    return Transfers(len(makes), int(nbytes.sum()), int((nbytes <= INLINE_RESULT_NBYTES).sum()), pairs, has_arrays)
 
 
 def state_counts(story: Story) -> dict[str, int]:
@@ -330,15 +235,24 @@ def totals(story: Story) -> dict[str, Any]:
     slots_s = sum((each.stopped_s - each.started_s) * sum(each.slots.values()) for each in story.launches)
     busy_s = float(calls.duration.sum())
     path = story.critical_path
-    final: Floats = calls.duration[[row for row in story.final_call[path].tolist() if row >= 0]]
     is_bad = (calls.outcome != DONE) & (calls.outcome != RUNNING)
     kinds = Counter(OUTCOMES[each] for each in calls.outcome[is_bad].tolist())
+    attempts = story.attempts.values()
+    failed = sum(each.failed for each in attempts)
+    if failed:
+        kinds[OUTCOMES[FAILED]] += failed
+    leases = int((calls.elements > 0).sum())
     return {
         "ran_s": ran_s,
         "busy_s": busy_s,
         "use": busy_s / slots_s if slots_s else None,
-        "calls": len(calls),
-        "path_s": float(final.sum()),
+        "calls": len(calls) - leases + sum(each.done + each.failed for each in attempts),
+        "leases": leases,
+        "untimed": max(0, sum(each.done + each.failed for each in attempts) - int(calls.elements.sum())),
+        "bars": len(calls),
+        "has_elements": bool(story.elements),
+        "waits": int(story.waits.is_known.sum()),
+        "path_s": float(story.path_durations[path].sum()),
         "path": len(path),
         "ended_badly": dict(kinds),
     }

@@ -117,8 +117,10 @@ def _standing(group: Facts, array: str, is_running: bool) -> str:
         return f"{'has' if is_one else 'have'} failed after {attempts}, {where}: {error}"
     if group["state"] == RETRY:
         return _retry(group)
-    if array in ("failed", "skipped"):
-        return f"{'was' if is_one else 'were'} not computed, because the array has {_ENDED[array]}"
+    if array == "skipped":
+        return f"{'was' if is_one else 'were'} skipped, because what {'it takes' if is_one else 'they take'} has failed"
+    if array == "failed":
+        return f"{'was' if is_one else 'were'} not computed, because the array has failed"
     verb = "has" if is_one else "have"
     return f"{verb} no value yet" if is_running else f"{verb} no value: the launch ended before"
 
@@ -132,6 +134,3 @@ def _retry(group: Facts) -> str:
         return f"{'is' if one else 'are'} at {shown_rank(group)} for attempt {group['attempt']}: {why}"
     delay = f", {duration_text(group['delay_s'])} more (retry_delay)" if "delay_s" in group else ""
     return f"{'waits' if one else 'wait'} for attempt {group['attempt']}{delay}: {why}"
-
-
-_ENDED = {"failed": "failed", "skipped": "been skipped"}

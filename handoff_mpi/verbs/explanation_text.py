@@ -84,6 +84,9 @@ def _head(facts: Facts) -> str:
         why = "" if failure is None else f": {one_line(failure['kind'] + ': ' + failure['message'], MAX_REASON)}"
         return f"{shown_id(facts)} has failed{why.rstrip('.')}"
     if state == "skipped":
+        elements = facts["elements"]
+        if elements is not None and elements["done"]:
+            return f"Some elements of {shown_id(facts)} were skipped, because what they take has failed"
         return f"{shown_id(facts)} was skipped, because a function that it depends on has failed"
     if state == "running":
         return f"{shown_id(facts)} is running"

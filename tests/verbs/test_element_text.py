@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from handoff_mpi import cli
+from handoff_mpi import DAG, cli, execute
 from handoff_mpi.arrays.columns import pack
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import RAISED
@@ -61,6 +61,20 @@ def test_one_element_is_told_by_itself(explain, run_dir):
     assert out[0] == f"sweep[3] has {why}."
     assert explain(run_dir, "'sweep'[3]")[1][1:] == out[1:], "as messages of earlier versions have it"
     assert explain(run_dir, "sweep[-2]")[1][0] == "sweep[-2] was not computed, because the array has failed."
+
+
+def inverse(x):
+    return 1 / x
+
+
+def test_an_element_that_was_skipped_is_not_taken_for_one_whose_array_was(explain, tmp_path):
+    dag = DAG("skips")
+    dag.map(inverse, dag.map(inverse, range(3), id="xs"), id="ys")
+    execute(dag, run_dir=tmp_path / "run", check=False, max_retries=0)
+    _, out, _ = explain(tmp_path / "run", "ys[0]")
+    assert out[0] == "ys[0] was skipped, because what it takes has failed."
+    assert out[1] == "Some elements of ys were skipped, because what they take has failed."
+    assert explain(tmp_path / "run", "ys[1]")[1][0].startswith("ys[1] is done")
 
 
 def test_a_launch_that_did_not_get_to_elements_has_not_computed_them_again(explain, run_dir):

@@ -46,11 +46,24 @@ def read_rerun(names: Collection[Hashable], plan: Plan) -> Rerun:
         elif not _add_elements(rerun, name, plan):
             unknown.append(name)
     if unknown:
+        _refuse_misspelt_elements(unknown[0], plan)
         hint = did_you_mean(unknown[0], plan.number_of)
         more = f" and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
         raise UsageError(f"rerun names {show(unknown[0])}{more}, which the DAG does not hold{hint}")
     rerun.tasks = with_blocks(rerun.tasks, plan)
     return rerun
+
+
+def _refuse_misspelt_elements(name: Hashable, plan: Plan) -> None:
+    """Refuse what begins as the name of an element of an array does, and is none.
+
+    Raises:
+        UsageError: it is that.
+    """
+    array, bracket, _ = str(name).partition("[") if isinstance(name, str) else ("", "", "")
+    if bracket and _array_called(array, plan) is not None:
+        known = f"{array}[3], {array}[100:200] or {array}[3,100:200]"
+        raise UsageError(f"rerun names {show(name)}, which is not the name of elements; write {known}")
 
 
 def with_blocks(tasks: Collection[int], plan: Plan) -> set[int]:
@@ -73,7 +86,10 @@ def _add_elements(rerun: Rerun, name: Hashable, plan: Plan) -> bool:
         what = f"rerun names {show(name)}, and elements of a windowed array are known while it runs"
         raise UsageError(f"{what}; name the array: --rerun {show(plan.ids[number])}")
     count = plan.arrays[number].count
-    rerun.elements.setdefault(number, IntervalSet()).update(_intervals(text, count, name))
+    elements = IntervalSet(_intervals(text, count, name))
+    if not elements:
+        raise UsageError(f"rerun names {show(name)}, which selects none of the {count:,} elements of the array")
+    rerun.elements.setdefault(number, IntervalSet()).update(elements)
     return True
 
 

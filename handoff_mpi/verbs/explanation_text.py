@@ -134,7 +134,7 @@ def _about(facts: Facts) -> str:
     if not tells_missing:
         return f"{takes}: {listed(facts['inputs'][:_MAX_INPUTS], facts['input_count'])}."
     if not done:
-        return f"{takes}."
+        return f"{takes}: {listed(facts['inputs'], 1)}." if facts["input_count"] == 1 else f"{takes}."
     shown = listed(facts["inputs_done"][:_MAX_INPUTS], done)
     return f"{takes}; {done:,} of them {'is' if done == 1 else 'are'} done: {shown}."
 
@@ -145,7 +145,8 @@ def _shares(elements: Facts, is_explained: bool) -> Iterator[str]:
     Args:
         is_explained: whether a sentence before this one says what a lease is.
     """
-    yield f"The journal has values of {elements['done']:,} of its {counted(elements['count'], 'element')}."
+    if elements["count"]:
+        yield f"The journal has values of {elements['done']:,} of its {counted(elements['count'], 'element')}."
     if elements["shares"]:
         busiest = sorted(elements["ranks"].items(), key=lambda each: -each[1])
         where = ", ".join(f"{shares:,} on rank {rank}" for rank, shares in busiest[:_MAX_INPUTS])
@@ -158,7 +159,7 @@ def _shares(elements: Facts, is_explained: bool) -> Iterator[str]:
 def _elements(live: Facts) -> Iterator[str]:
     """Yield how far an array has come."""
     elements = live.get("elements")
-    if elements is not None:
+    if elements is not None and elements["count"]:  # of an array with a window that is not known before any came
         names = {"failed": "failed", "skipped": "are skipped", "waiting": "wait"}
         others = [f"{elements[name]:,} {words}" for name, words in names.items() if elements[name]]
         done = f"{elements['done']:,} of {elements['count']:,} elements are done"

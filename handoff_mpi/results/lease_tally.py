@@ -7,7 +7,7 @@ order: all up to the last one that has a value, and those behind it that are rep
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -78,6 +78,7 @@ class LeaseTally:
     Attributes:
         attempts: (launch, array) to the attempts at its elements.
         failures: of elements, those that failed for good, and attempts that others had before they had a value.
+        taken_back: (launch, rank) to how many elements other ranks were to compute as this one was lost.
     """
 
     def __init__(self, elements: array[int]) -> None:
@@ -86,6 +87,7 @@ class LeaseTally:
         self._launch = _Launch()
         self.attempts: dict[tuple[int, int], Attempts] = {}
         self.failures: list[ElementFailure] = []
+        self.taken_back: Counter[tuple[int, int]] = Counter()
 
     def begin(self) -> None:
         """A launch begins."""
@@ -135,11 +137,13 @@ class LeaseTally:
         if row < 0:
             return
         reach = elements[-1][1]
-        tried = sum(max(0, min(stop, reach) - start) for start, stop in lease.elements)
-        self._set(row, max(tried, lease.done))
-        tail = IntervalSet((max(start, reach), stop) for start, stop in lease.elements if stop > reach)
-        if tail:
+        if lease.elements[-1][1] == reach:  # as most do
+            tried = _count(lease.elements)
+        else:
+            tried = sum(max(0, min(stop, reach) - start) for start, stop in lease.elements)
+            tail = IntervalSet((max(start, reach), stop) for start, stop in lease.elements if stop > reach)
             launch.tails[place].append((row, tail))
+        self._set(row, max(tried, lease.done))
         self._forget(number)
 
     def _set(self, row: int, count: int) -> None:
@@ -149,8 +153,9 @@ class LeaseTally:
         """Return the number of the newest lease that holds an element; -1 if none does."""
         leases = self._launch.at.get(place)
         for number, lease in islice(reversed(leases.items()), _MAX_SEARCHED) if leases else ():
-            if any(start <= element < stop for start, stop in lease.elements):
-                return number
+            for start, stop in lease.elements:
+                if start <= element < stop:
+                    return number
         return -1
 
     def retried(
@@ -158,6 +163,8 @@ class LeaseTally:
     ) -> None:
         """Elements failed in an attempt, and are tried again."""
         if kind in (RANK_LOSS, VALUE_LOSS):
+            if kind == RANK_LOSS:
+                self.taken_back[self._number, rank] += _count(elements)
             return  # which of them the rank had tried is not known
         self._attempts(task).failed += _count(elements)
         self._attempts(task).retries += _count(elements)
@@ -190,12 +197,17 @@ class LeaseTally:
     def end(self) -> None:
         """The launch has ended: what has not failed for good was tried again."""
         for task, rank, failure, elements in self._launch.again:
-            for interval in self._launch.failed.get(task, ()):
-                elements.discard(*interval)
+            failed = self._launch.failed.get(task, IntervalSet())
+            for interval in elements.intervals():
+                for part in failed.within(*interval):
+                    elements.discard(*part)
             if elements:
                 intervals = elements.intervals()
                 self.failures.append(ElementFailure(task, self._number, rank, failure, intervals, is_final=False))
 
 
 def _count(elements: Sequence[Interval]) -> int:
+    if len(elements) == 1:
+        start, stop = elements[0]
+        return stop - start
     return sum(stop - start for start, stop in elements)

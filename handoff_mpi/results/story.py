@@ -197,6 +197,7 @@ class Story:
         attempts: (launch, array) to the attempts at its elements.
         element_failures: why elements of arrays failed.
         failed_elements: array to how many of its elements have failed for good in the newest launch.
+        taken_back: (launch, rank) to how many elements other ranks were to compute as this one was lost.
     """
 
     run_dir: Path
@@ -214,6 +215,7 @@ class Story:
     attempts: dict[tuple[int, int], Attempts] = field(default_factory=dict)
     element_failures: list[ElementFailure] = field(default_factory=list)
     failed_elements: dict[int, int] = field(default_factory=dict)
+    taken_back: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def started_s(self) -> float:

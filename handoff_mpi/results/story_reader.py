@@ -405,6 +405,7 @@ class StoryReader:
             self._tally.attempts,
             self._tally.failures,
             {task: failed for task in self._table.here if (failed := self._tally.failed_elements(task))},
+            self._tally.taken_back,
         )
 
     def _counts_of_elements(self) -> dict[int, tuple[int, int]]:

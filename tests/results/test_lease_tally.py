@@ -87,6 +87,16 @@ def test_the_elements_of_a_lost_rank_have_not_failed(tmp_path):
     )
     assert story.attempts == {}
     assert story.element_failures == []
+    assert story.taken_back == {(0, 1): 8}
+
+
+def test_what_failed_for_good_was_not_tried_again_in_the_end(tmp_path):
+    story = read(
+        tmp_path,
+        ("elements_retried", 0, 1, [(0, 3), (5, 7)], 1, "ValueError", "no"),
+        ("elements_failed", 0, 1, [(1, 2), (6, 7)], 2, "ValueError", "no", -1, 2),
+    )
+    assert [each.elements for each in story.element_failures if not each.is_final] == [[(0, 1), (2, 3), (5, 6)]]
 
 
 def test_later_leases_of_an_array_are_not_retries(tmp_path):

@@ -13,7 +13,15 @@ from handoff_mpi.results.story_reader import read_story
 from handoff_mpi.visualization.report.failure_table import failure_rows
 from handoff_mpi.visualization.report.name_table import name_rows, percentiles
 from handoff_mpi.visualization.report.page import make_page
-from handoff_mpi.visualization.report.tables import launch_rows, path_rows, slowest_calls, totals, transfers_of
+from handoff_mpi.visualization.report.tables import (
+    launch_rows,
+    loss_rows,
+    path_rows,
+    slowest_calls,
+    totals,
+    transfers_of,
+)
+from tests.results.made_journal import T0, about, row, write_launch
 
 
 def fails(x, marker):
@@ -106,7 +114,6 @@ def test_no_element_waits_to_be_tried_again_as_its_array_has_more_leases(run_dir
 def test_the_longest_path_is_no_longer_than_its_elements(run_dir):
     story = read_story(run_dir)
     rows = path_rows(story)
-    calls = story.calls
     longest = {
         name: max(each.longest_s for each in name_rows(story) if each.name == name) for name in ("fails", "double")
     }
@@ -114,7 +121,7 @@ def test_the_longest_path_is_no_longer_than_its_elements(run_dir):
     assert [row.elements for row in rows] == [1, 1]
     assert all(row.duration_s <= longest[row.name] for row in rows)
     assert totals(story)["path_s"] == pytest.approx(sum(row.duration_s for row in rows))
-    assert totals(story)["path_s"] <= calls.duration.sum()
+    assert totals(story)["path_s"] <= story.calls.duration.sum()
 
 
 def test_values_of_elements_are_not_said_to_have_stayed_where_they_were(run_dir):
@@ -123,6 +130,20 @@ def test_values_of_elements_are_not_said_to_have_stayed_where_they_were(run_dir)
     text = text_of(story)
     assert "No rank used a value" not in text
     assert "Values that arrays take or give are not counted here" in text
+
+
+def test_a_lost_rank_is_told_with_the_elements_that_others_computed(tmp_path):
+    write_launch(
+        tmp_path,
+        ("run", about()),
+        ("tasks", 0, [row("xs", "fit")]),
+        ("array", 0, 20, [("range", 20, 0, 1)]),
+        ("rank", 2, "lost", "it died", T0 + 4),
+        ("elements_retried", 0, 2, [(3, 11)], 1, "rank-lost", "it died"),
+    )
+    story = read_story(tmp_path)
+    assert [(each.rank, each.calls, each.elements) for each in loss_rows(story)] == [(2, 0, 8)]
+    assert "elements taken back" in text_of(story)
 
 
 def test_percentiles_of_leases_are_those_of_their_elements():

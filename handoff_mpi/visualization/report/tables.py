@@ -87,7 +87,7 @@ def path_rows(story: Story) -> list[CallRow]:
 
 @dataclass(slots=True)
 class LossRow:
-    """The loss of a rank, or its silence."""
+    """The loss of a rank, or its silence; ``elements`` were computed by other ranks because of all its losses."""
 
     launch: int
     rank: int
@@ -97,6 +97,7 @@ class LossRow:
     at: float | None
     reason: str
     calls: int
+    elements: int
 
 
 def loss_rows(story: Story) -> list[LossRow]:
@@ -109,9 +110,9 @@ def loss_rows(story: Story) -> list[LossRow]:
             at = None if event.time_s is None else event.time_s - launch.started_s
             when = "" if at is None else f"{duration_text(at)} after the begin of the launch"
             reason = one_line(event.reason, 300)
-            rows.append(
-                LossRow(launch.epoch, event.rank, story.host(number, event.rank), event.what, when, at, reason, cut)
-            )
+            elements = story.taken_back.get((number, event.rank), 0) if event.what == "lost" else 0
+            host = story.host(number, event.rank)
+            rows.append(LossRow(launch.epoch, event.rank, host, event.what, when, at, reason, cut, elements))
     return rows
 
 

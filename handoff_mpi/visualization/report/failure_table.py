@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.formatting import one_line, without_controls
 from handoff_mpi.results.failure_groups import group_key
 from handoff_mpi.results.lease_tally import ElementFailure
@@ -64,8 +66,10 @@ def failure_rows(story: Story) -> list[FailureRow]:
     rows = [
         _failure_row(story, numbers, by_group.get(group, failed[:0])) for group, numbers in enumerate(groups.values())
     ]
+    named: dict[tuple[int, int], IntervalSet] = defaultdict(IntervalSet)
     for each in story.element_failures:
-        _add_elements(story, rows[int(of_group[each.failure])], each)
+        group = int(of_group[each.failure])
+        _add_elements(story, rows[group], each, named[group, each.task])
     found = [row for row in rows if row.calls or row.again]  # an array's own failure says no more than its elements'
     return sorted(found, key=lambda row: (-row.calls, -row.again))
 
@@ -88,18 +92,23 @@ def _groups(story: Story) -> dict[tuple[str, str], list[int]]:
     return groups
 
 
-def _add_elements(story: Story, row: FailureRow, failure: ElementFailure) -> None:
-    """Add elements that failed so."""
+def _add_elements(story: Story, row: FailureRow, failure: ElementFailure, named: IntervalSet) -> None:
+    """Add elements that failed so, ``named`` being those of the same array that are in the row."""
     count = sum(stop - start for start, stop in failure.elements)
     if failure.is_final:
         row.calls += count
     else:
         row.again += count
     label, name = story.tasks.label(failure.task), story.tasks.name_of(failure.task)
-    indices = chain.from_iterable(range(start, stop) for start, stop in failure.elements)
+    new = IntervalSet(failure.elements)
+    for interval in failure.elements:
+        for known in named.within(*interval):
+            new.discard(*known)
+    named.update(new)
+    indices = chain.from_iterable(range(start, stop) for start, stop in new)
     shown = [f"{label}[{index}]" for index in islice(indices, MAX_IDS - len(row.functions))]
     row.functions += shown
-    row.more += count - len(shown)
+    row.more += len(new) - len(shown)
     if name not in row.names:
         row.names = sorted([*row.names, name])
     if failure.rank >= 0 and failure.rank not in row.ranks:

@@ -29,8 +29,6 @@ FINALISE_TIMEOUT_S = 5.0
 _DESCENDANTS_TIMEOUT_S = TERMINATE_TIMEOUT_S + KILL_TIMEOUT_S + TRACKER_TIMEOUT_S
 #: A handler that holds the interpreter has the kernel end the process this long after all else should have ended.
 ALARM_MARGIN_S = 1.0
-#: A process that ends by :func:`exit_process` has ended after this long.
-EXIT_TIMEOUT_S = SHORT_THREADS_TIMEOUT_S + HANDLERS_TIMEOUT_S + _DESCENDANTS_TIMEOUT_S + ALARM_MARGIN_S
 
 
 def exit_process(

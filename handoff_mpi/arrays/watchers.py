@@ -46,11 +46,6 @@ class Watchers:
             found += self._take(start, stop)
         return [number for number in found if not self.add(number, self._selections.pop(number))]
 
-    def waits_for(self, number: int) -> list[Interval]:
-        """Return the intervals of open elements between the first and the last one of a selection."""
-        indices = self._selections.get(number, range(0))
-        return self._open.within(indices.start, indices.stop)
-
     def _take(self, start: int, stop: int) -> Iterator[int]:
         """Remove and yield the selections that watch an element of ``range(start, stop)``."""
         for block in _common(range(start // _BLOCK, -(-stop // _BLOCK)), self._watched):

@@ -111,7 +111,3 @@ class Selections:
         self._tasks.state[number] = DONE
         self._tasks.open -= 1
         self._tasks.close_inputs(number)
-
-    def open_of(self, number: int) -> list[Interval]:
-        """Return the elements that a selection waits for, and those between them."""
-        return self._watchers[self.of[number].array].waits_for(number)

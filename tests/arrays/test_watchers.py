@@ -21,9 +21,7 @@ def test_a_selection_ends_with_its_last_element():
     assert are_open == [True, True, False]
     assert watchers.end([(0, 15)]) == []
     assert watchers.end([(15, 18)]) == [1]
-    assert watchers.waits_for(0) == [(18, 20)]
     assert watchers.end([(30, 40), (18, 20)]) == [0]
-    assert watchers.waits_for(0) == []
 
 
 def test_elements_that_have_ended_before_need_not_end():

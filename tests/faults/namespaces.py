@@ -131,11 +131,6 @@ class Hosts:
         self[name].init.kill()
         self[name].starter.wait(_WAIT_S)
 
-    def restart(self, name: str) -> None:
-        """Start a host again that was killed."""
-        wait_for(lambda: not self._has_link(name), _WAIT_S)  # a dead host's network is taken down in the background
-        self.hosts[self._names.index(name)] = self._start_host(name)
-
     def close(self) -> None:
         """End the hosts and all that runs there."""
         for host in self.hosts:
@@ -165,11 +160,6 @@ class Hosts:
         )
         _ip(init.pid, ["link set lo up", f"addr add {self.address(name)}/24 dev eth0", "link set eth0 up"])
         return Host(name, self.directory / name, starter, init)
-
-    def _has_link(self, name: str) -> bool:
-        assert self._switch is not None
-        net = Path(f"/proc/{_child_of(self._switch).pid}/net/dev")
-        return f" {name}:" in net.read_text()
 
     def _in_switch(self, *lines: str) -> None:
         assert self._switch is not None

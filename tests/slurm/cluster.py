@@ -135,12 +135,6 @@ class Cluster:
         """Kill every process of a node at once, as a loss of power does."""
         self.hosts.kill(name)
 
-    def revive_node(self, name: str) -> None:
-        """Start a node again, and wait until all nodes are idle."""
-        self.hosts.restart(name)
-        self._daemon(name, "slurmd", "-D", "-N", name)
-        self._wait_until_idle()
-
     def _wait_until_idle(self) -> None:
         self.wait_for(lambda: self.command("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(self._names), 60)
 

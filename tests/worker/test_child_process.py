@@ -100,21 +100,6 @@ def other():
     child.close()
 
 
-@pytest.fixture
-def written(monkeypatch):
-    """Sizes of all buffers that this process copies into shared memory."""
-    sizes = []
-    write = shared_memory.write
-
-    def counted(views):
-        views = list(views)
-        sizes.extend(view.nbytes for view in views)
-        return write(views)
-
-    monkeypatch.setattr(shared_memory, "write", counted)
-    return sizes
-
-
 def begin(child, name, *payloads) -> None:
     call_template = ((NAMES.index(name),), 0, None, ())
     child.call(CallSpec(name, 1, call_template, [(payload, None, 3) for payload in payloads], 1.0, ()))

@@ -32,21 +32,6 @@ def pair():
 
 
 @pytest.fixture
-def written(monkeypatch):
-    """Sizes of all buffers that are copied into shared memory."""
-    sizes = []
-    write = shared_memory.write
-
-    def counted(views):
-        views = list(views)
-        sizes.extend(view.nbytes for view in views)
-        return write(views)
-
-    monkeypatch.setattr(shared_memory, "write", counted)
-    return sizes
-
-
-@pytest.fixture
 def small_pages(monkeypatch):
     """Buffers of a page are shared already, so that tests with many of them need little memory."""
     monkeypatch.setattr(shared_memory, "SHARED_NBYTES", 4096)

@@ -205,22 +205,26 @@ class Array:
         """
         if self.element_s is None:
             return 1
+        # The even share of a slot
         element_s = max(self.element_s + followers.element_s, 1e-9)
-        leases = min(1 + len(followers.arrays), _MAX_SUMMED)
-        lease_s, left = leases * LEASE_S, len(self.todo) + len(self.awaited)
+        left = len(self.todo) + len(self.awaited)
         if self.is_open:  # more come while these are computed
             left = max(left, self.spec.window or 0)
         share = -(-left // max(1, slots))
+        # The time that the lease, and those that follow it, should take
+        leases = min(1 + len(followers.arrays), _MAX_SUMMED)
+        lease_s = leases * LEASE_S
         if not (self.is_open or (self.awaited and self.spec.is_fold)):  # else others wait for these
             lease_s = max(lease_s, leases * min(_MAX_LONG_LEASE_S, share * element_s / _LEASES_LEFT))
         lease_s = max(lease_s, slots * LEASE_INTERVAL_S)
+        least_s = MIN_LEASE_S + (leases - 1) * _LEASE_COST_S
+        # The elements of that time, within the share and the user's limits
         if self.is_open or share * element_s > lease_s:
             share = -(-share // 2)
-        least_s = MIN_LEASE_S + (leases - 1) * _LEASE_COST_S
         count = max(min(int(lease_s / element_s), share), int(least_s / element_s))
         count = max(count, self.spec.min_count)
         count = min(count, self.spec.chunk or count)
-        if count > followers.block > 1:
+        if count > followers.block > 1:  # a block that is cut is folded later, when its other part is done
             first, _ = next(iter(self.todo))
             count -= (first + count) % followers.block
         return count

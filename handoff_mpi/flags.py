@@ -185,7 +185,7 @@ def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
 
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
-    """Return the parser of a subcommand, for who lists its flags."""
+    """Return the parser of a subcommand, for callers that list its flags."""
     return _parsers(verb)[1][verb]
 
 

@@ -130,7 +130,7 @@ class Membership:
     """The table of the ranks of a job; a rank is ALIVE as long as nothing else is known of it.
 
     Attributes:
-        lost: the ranks that are LOST; a live view for who sends or receives a message.
+        lost: the ranks that are LOST; a live view for those that send or receive messages.
         heard: rank to the time at which rank 0 last received a message from it.
         next_check: the time at which :meth:`look` is due.
     """

@@ -64,7 +64,7 @@ class Recorder:
         elements: the records of elements of arrays.
 
     Attributes:
-        ended: the calls that have ended, for who counts them and takes them out.
+        ended: the calls that have ended; the caller counts them and takes them out.
         undone: the same of tasks that go back because a rank or a value was lost.
         skipped: the same of tasks that cannot run, because another failed.
         retries: how many attempts failed and were repeated, those of elements one by one.

@@ -115,7 +115,7 @@ def test_the_head_is_checked_without_reading_the_rest(store):
     data = bytearray(path.read_bytes())
     data[-1000] ^= 4
     path.write_bytes(data)
-    assert store.is_intact(("run", 1)), "its checksum is for who reads it"
+    assert store.is_intact(("run", 1)), "its reader compares the checksum"
     with pytest.raises(ValueDamaged, match="checksum"):
         store.get(("run", 1))
 

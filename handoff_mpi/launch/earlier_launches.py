@@ -97,9 +97,11 @@ class EarlierLaunches:
         found = []
         for task, array in self._plan.arrays.items():
             if array.source is not None:  # those that take its elements follow
-                have = self.resumed.elements_kept(task)
+                have, before = [self.resumed.elements_kept(task, window) for window in (array.window, None)]
                 many = f"{counted(len(have), 'element')} {'has a value' if len(have) == 1 else 'have values'}"
                 kept = f"{many}, kept where the iterables give the same again" if have else "no element has a value"
+                if before and not have:
+                    kept = f"all elements run again ({len(before):,} have values), as its window was another one"
                 found.append(f"of {shown(self._plan.ids[task])} {kept}")
         return found
 

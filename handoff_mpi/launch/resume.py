@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.arrays.windows import block_length
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
@@ -74,14 +75,19 @@ class Resumed:
         """Whether a function is taken over, or may be once all elements of windowed arrays have come."""
         return task in self.rest or (self.later is not None and task in self.later.rest)
 
-    def elements_kept(self, array: int) -> IntervalSet:
-        """Return the elements of an array that are taken over, or may be when elements of windowed arrays come."""
+    def elements_kept(self, array: int, window: int | None = None) -> IntervalSet:
+        """Return the elements of an array that are taken over, or may be when elements of windowed arrays come.
+
+        Args:
+            window: of the array, if it has one: elements are compared in blocks, whose length depends on it.
+        """
         found = IntervalSet(self.array_values[array].have)
         if self.later is not None:
             found.update(self.later.array_values[array].have)
         earlier = [self, *([] if self.later is None else [self.later])]
         for each in [one for resumed in earlier for one in resumed.earlier_elements.get(array, ())]:
-            found.update(each.values.have)
+            if window is None or each.block == block_length(window):
+                found.update(each.values.have)
         return found
 
     def launches_of(self, tasks: Collection[int]) -> set[int]:

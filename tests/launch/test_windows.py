@@ -249,6 +249,9 @@ def test_a_resume_tells_that_no_element_has_a_value(tmp_path, capfd):
 
 def test_another_window_runs_all_again_and_says_so(tmp_path, capfd, notes):
     for window in (64, 16):
+        foretold = forecast_resume(noting_dag(notes, range(100), window), RunOptions(run_dir=tmp_path), str(tmp_path))
+        again = "of 'xs' all elements run again (100 have values), as its window was another one"
+        assert (foretold is not None and again in next(foretold.lines())) == (window == 16)
         run(noting_dag(notes, range(100), window), tmp_path)
         assert newly_noted(notes) == [*range(100)]
     assert "array 'xs': its window was another one in earlier launches" in capfd.readouterr().err

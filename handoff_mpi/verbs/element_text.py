@@ -103,6 +103,29 @@ def _tracebacks(groups: Sequence[Facts]) -> Iterator[str]:
         yield from traceback_lines(traceback)
 
 
+def failed_by_kind(told: Sequence[ElementsTold]) -> list[dict[str, Any]]:
+    """Return the kinds of the failures of elements, the most frequent first, each with one message and traceback."""
+    kinds: dict[str, tuple[ElementsTold, IntervalSet]] = {}
+    for each in told:
+        if each.state == FAILED:
+            kinds.setdefault(each.kind, (each, IntervalSet()))[1].update(each.elements)
+    groups = [
+        {"kind": kind, "count": len(all), "elements": [*all], "message": first.message, "traceback": first.traceback}
+        for kind, (first, all) in kinds.items()
+    ]
+    return sorted(groups, key=lambda group: -int(str(group["count"])))[:MAX_GROUPS]
+
+
+def failed_kind_lines(kinds: Sequence[Facts]) -> Iterator[str]:
+    """Yield which elements of an array failed, by kind, with a traceback of the first kinds."""
+    for each in kinds:
+        which = f"{counted(each['count'], 'element')} failed: {indices_text(each['elements'], _MAX_NAMED)}"
+        yield f"{one_line(each['kind'], MAX_ID)}: {which}; the first one: {one_line(each['message'], MAX_REASON)}"
+    first = [min(start for start, _ in each["elements"]) for each in kinds]
+    alone = zip(kinds, first, strict=True)
+    yield from _tracebacks([{**each, "elements": [(index, index + 1)], "count": 1} for each, index in alone])
+
+
 _WORDS = {DONE: "done", FAILED: "failed", RETRY: "to be tried again", OPEN: "without a value"}
 
 

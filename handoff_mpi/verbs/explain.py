@@ -13,7 +13,7 @@ from handoff_mpi.results.anybodys_story import damage_reported, read_anybodys_st
 from handoff_mpi.results.function_story import FunctionStory, read_function
 from handoff_mpi.results.live_questions import ANSWER_TIMEOUT_S, ask
 from handoff_mpi.results.story import STATES
-from handoff_mpi.verbs.element_text import element_facts, element_lines
+from handoff_mpi.verbs.element_text import element_facts, element_lines, failed_by_kind, failed_kind_lines
 from handoff_mpi.verbs.explanation import explain_story
 from handoff_mpi.verbs.explanation_text import explanation_lines
 from handoff_mpi.verbs.reason_text import reason_lines
@@ -62,6 +62,7 @@ def main(given: argparse.Namespace) -> int:
         else:
             facts = _explain_function(run_dir, id, given)
             lines = [*_element_lines(id, facts), *explanation_lines(facts)]
+            lines += failed_kind_lines(facts.get("failed_elements", ()))
     if given.json:
         lines = [json.dumps(facts)]
     print("\n".join(lines))
@@ -77,6 +78,8 @@ def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict
     if told.elements is not None:
         hosts = {launch.epoch: launch.hosts for launch in told.story.launches}
         facts["of_elements"] = element_facts(told.elements, hosts, live)
+    elif facts["elements"] is not None and facts["state"] == "failed":
+        facts["failed_elements"] = failed_by_kind(read_function(run_dir, f"{facts['id']}[:]").elements or ())
     return facts
 
 

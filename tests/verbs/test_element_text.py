@@ -52,6 +52,16 @@ def explain(in_process, capsys):
     return call
 
 
+def test_of_an_array_the_kinds_of_failures_are_told_with_a_traceback(explain, run_dir):
+    _, out, _ = explain(run_dir, "sweep")
+    at = out.index("ValueError: 2 elements failed: 3:5; the first one: bad")
+    assert out[at + 1] == "Traceback of element 3:"
+    assert len(out) > at + 2
+    _, (line,), _ = explain(run_dir, "sweep", "--json")
+    (kind,) = json.loads(line)["failed_elements"]
+    assert (kind["kind"], kind["count"], kind["elements"]) == ("ValueError", 2, [[3, 5]])
+
+
 def test_one_element_is_told_by_itself(explain, run_dir):
     _, out, _ = explain(run_dir, "sweep[1]")
     assert out[0] == "sweep[1] is done: computed on rank 1 (node1) in launch 1."

@@ -88,12 +88,11 @@ class ElementCounts:
         """Return the windowed arrays that have more elements than have come, as far as is known."""
         return [task for task, array in list(self._arrays.items()) if array.is_open or array.is_cut]
 
-    def are_blocks(self, task: int) -> bool:
-        """Whether a task is the array of the blocks of a fold, which users do not know of."""
-        if task not in self._arrays:
-            return False
-        folds = (array.spec for array in self._arrays.values() if array.spec.fan_in is not None)
-        return any(link.source == task for spec in folds for link in spec.links)
+    def folds_of_blocks(self) -> dict[int, int]:
+        """Return the folds of the arrays that compute blocks of them, by these: users know of the folds alone."""
+        arrays = list(self._arrays.items())
+        folds = ((task, array.spec.links) for task, array in arrays if array.spec.fan_in is not None)
+        return {link.source: task for task, links in folds for link in links}
 
     def new(self, states: bytearray) -> list[tuple[int, Ended]]:
         """Return what has ended of each array since this was last asked.

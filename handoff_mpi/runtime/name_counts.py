@@ -78,7 +78,7 @@ class OfArray(OfName):
 
 
 def counts_of_arrays(
-    arrays: Mapping[int, Array], ended: Mapping[int, Ended], name_of: Callable[[int], int]
+    arrays: Mapping[int, Array], ended: Mapping[int, Ended], name_of: Callable[[int], int], fold_of: Mapping[int, int]
 ) -> dict[int, dict[int, OfArray]]:
     """Return, for each name that several arrays have, the counts of each; users know arrays by their ids.
 
@@ -86,15 +86,10 @@ def counts_of_arrays(
         arrays: by number.
         ended: what has ended of each.
         name_of: returns the number of an array's name.
+        fold_of: the folds of arrays that compute blocks of them, by these.
     """
-    fold_of = {
-        link.source: task
-        for task, array in arrays.items()
-        if array.spec.fan_in is not None
-        for link in array.spec.links
-    }
     found: dict[int, dict[int, OfArray]] = {}
-    for task, array in arrays.items():
+    for task, array in list(arrays.items()):  # another thread may add some
         own = found.setdefault(name_of(task), {}).setdefault(fold_of.get(task, task), OfArray())
         own.tasks.append(task)
         own.total += array.spec.count

@@ -229,9 +229,10 @@ class Progress:
         for task in itertools.islice(failures, self._known_failures, None):
             self._of(task).failed += task not in self._elements
         self._known_failures = len(failures)
+        blocks = self._elements.folds_of_blocks() if recorder.skipped else {}
         for task in _taken(recorder.skipped):
             self._of(task).skipped += task not in self._elements
-            if self._elements.are_blocks(task):
+            if task in blocks:
                 continue  # its fold is named
             if len(self._skipped) == MAX_SKIPPED:
                 self._skipped.pop()  # the last one may be what the run is for
@@ -247,7 +248,8 @@ class Progress:
         name_of, of_running, rows = self._name_number, Counter(running), dict[str, dict[str, Any]]()
         growing = set(self._elements.growing())
         running_of_name, names_growing = Counter(map(name_of, running)), {*map(name_of, growing)}
-        of_arrays = counts_of_arrays(self._scheduler.arrays.of, self._elements.known, name_of)
+        elements = self._elements
+        of_arrays = counts_of_arrays(self._scheduler.arrays.of, elements.known, name_of, elements.folds_of_blocks())
         for name, number in self._name_of.items():
             each, own = replace(self._names[number]), of_arrays.get(number, {})
             mean_s = each.mean_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from types import SimpleNamespace
 
@@ -421,6 +422,31 @@ def test_a_fold_that_was_skipped_is_named_and_its_blocks_are_not():
         run.arrays.of[task] = Array(spec, run.scheduler.specs[task], IntervalSet())
     run.recorder.skipped.extend([2, 1])
     assert run.fields()["skipped_ids"] == ["2"]
+
+
+def test_a_look_at_many_arrays_that_were_skipped_takes_steps_in_proportion_to_them():
+    def steps(count):
+        run = Fixture([0] * (count + 1))
+        for task in range(1, count + 1):
+            spec = run.scheduler.specs[task].array = ArraySpec(1)
+            run.arrays.of[task] = Array(spec, run.scheduler.specs[task], IntervalSet())
+        run.recorder.skipped.extend(range(1, count + 1))
+        lines = []
+
+        def traced(frame, event, _):
+            lines.append(event)
+            return traced
+
+        before = sys.gettrace()
+        sys.settrace(traced)
+        try:
+            run.fields()
+        finally:
+            sys.settrace(before)
+        return len(lines)
+
+    steps(50)  # what is done once
+    assert steps(400) < 6 * steps(100)
 
 
 def test_arrays_of_one_name_are_counted_by_their_ids():
